@@ -1,0 +1,1 @@
+//! Benchmarks: caption quality in the demo world.

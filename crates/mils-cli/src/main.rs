@@ -1,0 +1,2 @@
+//! The `mils` command.
+fn main() {}

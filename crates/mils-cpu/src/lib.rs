@@ -1,0 +1,1 @@
+//! The CPU backend: fast, and the executable specification of every op.

@@ -1,0 +1,1 @@
+//! CLIP-family encoders: configuration to graph, weights, tokenizer, preprocessing.

@@ -1,0 +1,1 @@
+//! The GPU backend on wgpu: adapter choice, memory plan, pipelines, replayable programs.

@@ -1,0 +1,1 @@
+//! What an encoder is made of: ops, shapes, host tensors, and the Backend and Program traits.

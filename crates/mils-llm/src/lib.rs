@@ -1,0 +1,1 @@
+//! Text generators for MILS on llama.cpp.

@@ -1,0 +1,1 @@
+//! Image decoding and the transforms that make model input.

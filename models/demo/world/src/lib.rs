@@ -1,0 +1,1 @@
+//! The demo world: scenes, the caption grammar, and the renderer.

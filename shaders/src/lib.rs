@@ -1,0 +1,1 @@
+//! WGSL compute shaders, validated and reflected at build time.

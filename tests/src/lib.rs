@@ -1,0 +1,1 @@
+//! Tests across crates: conformance, the command line, and bad input.

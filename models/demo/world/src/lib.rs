@@ -1,1 +1,28 @@
-//! The demo world: scenes, the caption grammar, and the renderer.
+//! The demo world: small scenes that can be drawn, described and judged exactly.
+//!
+//! A scene holds one to three objects out of 48 nouns, with colour, size, number, place and background. This crate
+//! draws it ([`render::render`]), says it in English ([`grammar::caption`]), reads such English back
+//! ([`grammar::parse`]) and judges one against the other ([`facts`]). The bundled demo models are trained on it and
+//! the caption-quality benchmark is measured in it.
+//!
+//! It is not a general captioning data set and no part of the product depends on it: `mils caption` treats the
+//! rendered pictures like any others.
+//!
+//! ```
+//! use mils_demo_world::{facts, grammar};
+//! let said = grammar::parse("A big red car on the left, in the snow.").unwrap();
+//! let true_of_it = grammar::parse("a big blue car on the left, in the snow").unwrap();
+//! assert_eq!(facts::noun_recall(&true_of_it, &said), 1.0);
+//! assert_eq!(facts::attribute_accuracy(&true_of_it, &said), 0.8);
+//! assert!(!facts::exact(&true_of_it, &said));
+//! ```
+
+pub mod facts;
+pub mod grammar;
+pub mod icons;
+pub mod render;
+pub mod sample;
+pub mod simulate;
+
+pub use facts::{Facts, Split};
+pub use sample::Scene;

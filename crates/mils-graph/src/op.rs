@@ -1,0 +1,167 @@
+//! The ops. Each says its shapes and its formula; fused ops name the plain ops that they stand for.
+
+use crate::ValueId;
+
+/// Element type of a value. Activations and weights are f32, indices are u32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit float.
+    F32,
+    /// 32-bit unsigned index.
+    U32,
+}
+
+/// Elementwise functions, named as in `transformers.activations`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// x
+    None,
+    /// x * sigmoid(1.702 x), as in OpenAI's CLIP.
+    QuickGelu,
+    /// x * 0.5 * (1 + erf(x / sqrt 2)).
+    Gelu,
+    /// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+    GeluTanh,
+}
+
+/// A fused linear layer: `activation(x · weightᵀ + bias) + residual`.
+///
+/// Its plain form, which is its specification: matrix product, then [`Op::Add`] of the bias, then
+/// [`Op::Activation`], then [`Op::Add`] of the residual.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    /// [.., K]
+    pub x: ValueId,
+    /// [N, K]: PyTorch's layout
+    pub weight: ValueId,
+    /// [N]
+    pub bias: Option<ValueId>,
+    /// Applied after the bias.
+    pub activation: Activation,
+    /// [.., N], added last
+    pub residual: Option<ValueId>,
+}
+
+/// Scaled dot-product attention over heads that lie side by side in the last dimension:
+/// `softmax(scale · q kᵀ + mask) v`, the softmax in f32.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// [B, Sq, H·D]
+    pub q: ValueId,
+    /// [B, Sk, H·D]
+    pub k: ValueId,
+    /// [B, Sk, H·D]
+    pub v: ValueId,
+    /// H
+    pub heads: usize,
+    /// A query at position i sees keys 0..=i; needs Sq = Sk.
+    pub causal: bool,
+    /// Usually 1/sqrt(D)
+    pub scale: f32,
+}
+
+/// One step of a graph.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Given at every run, by position.
+    Input {
+        /// For error messages.
+        name: String,
+    },
+    /// Held by the backend, by name.
+    Weight {
+        /// The tensor's name in the checkpoint, or the name the encoder gave to a tensor made from it.
+        name: String,
+    },
+    /// See [`Linear`].
+    Linear(Linear),
+    /// `(x - mean) / sqrt(var + eps) * gamma + beta` over the last dimension, population variance.
+    LayerNorm {
+        /// [.., D]
+        x: ValueId,
+        /// [D]
+        gamma: ValueId,
+        /// [D]
+        beta: ValueId,
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// See [`Attention`].
+    Attention(Attention),
+    /// Rows of `table` by `ids`: [V, D], u32 [..] -> [.., D].
+    Embedding {
+        /// [V, D]
+        table: ValueId,
+        /// u32 [..]; a run checks that all are below V
+        ids: ValueId,
+    },
+    /// a + b, where b's shape is a's trailing dimensions: [.., S] + [S].
+    Add {
+        /// [.., S]
+        a: ValueId,
+        /// [S]
+        b: ValueId,
+    },
+    /// Non-overlapping patches as rows: [B, C, H, W] -> [B, H/p · W/p, C·p·p]. With a convolution weight
+    /// [N, C, p, p] read as [N, C·p·p], [`Op::Linear`] of it is the patch embedding.
+    Patchify {
+        /// [B, C, H, W]
+        image: ValueId,
+        /// p, which divides H and W
+        patch: usize,
+    },
+    /// Puts one row before every sequence: [D], [B, S, D] -> [B, S+1, D].
+    PrependToken {
+        /// [D]
+        token: ValueId,
+        /// [B, S, D]
+        x: ValueId,
+    },
+    /// Rows of x by number: [R, D], u32 [M] -> [M, D].
+    GatherRows {
+        /// [R, D]
+        x: ValueId,
+        /// u32 [M]; a run checks that all are below R
+        rows: ValueId,
+    },
+    /// x / max(|x|, 1e-12) over the last dimension, as `torch.nn.functional.normalize`.
+    L2Normalize {
+        /// [.., D]
+        x: ValueId,
+    },
+    /// Elementwise.
+    Activation {
+        /// Any shape
+        x: ValueId,
+        /// Which function.
+        activation: Activation,
+    },
+    /// The same elements under another shape; costs nothing.
+    Reshape {
+        /// Any shape
+        x: ValueId,
+    },
+}
+
+impl Op {
+    /// The values that this op reads, in a fixed order.
+    pub fn operands(&self) -> Vec<ValueId> {
+        match *self {
+            Op::Input { .. } | Op::Weight { .. } => vec![],
+            Op::Linear(Linear { x, weight, bias, residual, .. }) => {
+                let mut all = vec![x, weight];
+                all.extend(bias);
+                all.extend(residual);
+                all
+            }
+            Op::LayerNorm { x, gamma, beta, .. } => vec![x, gamma, beta],
+            Op::Attention(Attention { q, k, v, .. }) => vec![q, k, v],
+            Op::Embedding { table, ids } => vec![table, ids],
+            Op::Add { a, b } => vec![a, b],
+            Op::Patchify { image, .. } => vec![image],
+            Op::PrependToken { token, x } => vec![token, x],
+            Op::GatherRows { x, rows } => vec![x, rows],
+            Op::L2Normalize { x } | Op::Activation { x, .. } | Op::Reshape { x } => vec![x],
+        }
+    }
+}

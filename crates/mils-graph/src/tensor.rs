@@ -1,0 +1,94 @@
+//! Tensors in host memory: what goes into a program and what comes out.
+
+/// The elements, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TensorData {
+    /// 32-bit floats.
+    F32(Vec<f32>),
+    /// 32-bit indices.
+    U32(Vec<u32>),
+}
+
+/// A dense row-major tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    shape: Vec<usize>,
+    data: TensorData,
+}
+
+/// A tensor whose shape and data do not fit together, or of the wrong type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TensorError {
+    /// The product of the shape is not the number of elements.
+    #[error("a tensor of shape {shape:?} has {found} elements")]
+    Elements {
+        /// The shape that was claimed.
+        shape: Vec<usize>,
+        /// How many elements there were.
+        found: usize,
+    },
+}
+
+impl HostTensor {
+    /// An f32 tensor.
+    ///
+    /// # Errors
+    /// If `data` has not as many elements as `shape` says.
+    pub fn f32(shape: &[usize], data: Vec<f32>) -> Result<Self, TensorError> {
+        check(shape, data.len())?;
+        Ok(Self { shape: shape.to_vec(), data: TensorData::F32(data) })
+    }
+
+    /// A u32 tensor.
+    ///
+    /// # Errors
+    /// If `data` has not as many elements as `shape` says.
+    pub fn u32(shape: &[usize], data: Vec<u32>) -> Result<Self, TensorError> {
+        check(shape, data.len())?;
+        Ok(Self { shape: shape.to_vec(), data: TensorData::U32(data) })
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Its elements.
+    pub fn data(&self) -> &TensorData {
+        &self.data
+    }
+
+    /// Its elements, if they are floats.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        match &self.data {
+            TensorData::F32(data) => Some(data),
+            TensorData::U32(_) => None,
+        }
+    }
+
+    /// Its elements, if they are indices.
+    pub fn as_u32(&self) -> Option<&[u32]> {
+        match &self.data {
+            TensorData::U32(data) => Some(data),
+            TensorData::F32(_) => None,
+        }
+    }
+
+    /// Its elements by value, if they are floats.
+    pub fn into_f32(self) -> Option<Vec<f32>> {
+        match self.data {
+            TensorData::F32(data) => Some(data),
+            TensorData::U32(_) => None,
+        }
+    }
+}
+
+fn check(shape: &[usize], found: usize) -> Result<(), TensorError> {
+    let wanted = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
+    if wanted == Some(found) {
+        Ok(())
+    } else {
+        Err(TensorError::Elements { shape: shape.to_vec(), found })
+    }
+}

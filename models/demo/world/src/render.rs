@@ -1,0 +1,357 @@
+//! Draws a scene: background, objects, and what a camera does to them.
+
+use crate::facts::{Content, Relation};
+use crate::icons::{self, VIEW};
+use crate::sample::Scene;
+use image::RgbImage;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tiny_skia::{FillRule, LineJoin, Paint, Pixmap, Stroke, Transform};
+
+/// One object as placed: what the training script's hints are made from.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Placed {
+    /// Index of the noun.
+    pub noun: u8,
+    /// Index of the colour.
+    pub colour: u8,
+    /// Index of the size.
+    pub size: u8,
+    /// x0, y0, x1, y1 as shares of the picture's width and height.
+    #[serde(rename = "box")]
+    pub bounds: [f32; 4],
+}
+
+/// A drawn scene.
+pub struct Picture {
+    /// The pixels.
+    pub image: RgbImage,
+    /// Where the objects are.
+    pub objects: Vec<Placed>,
+}
+
+struct Spot {
+    noun: u8,
+    colour: u8,
+    size: u8,
+    x: f32,
+    y: f32,
+    side: f32,
+}
+
+/// Draws `scene`; everything that the facts leave open follows from `scene.seed`.
+pub fn render(scene: &Scene) -> Picture {
+    let mut rng = ChaCha8Rng::seed_from_u64(scene.seed);
+    let short = rng.random_range(112..=240_u32);
+    let long = (short as f32 * rng.random_range(1.0..1.34)) as u32;
+    let (w, h) = if rng.random_bool(0.5) { (long, short) } else { (short, long) };
+    let spots = place(scene, w as f32, h as f32, &mut rng);
+
+    let mut canvas = background(scene.facts.background.unwrap_or(0), w, h, &mut rng);
+    if let Some(mut pixmap) = Pixmap::new(w, h) {
+        for spot in &spots {
+            draw(&mut pixmap, spot, &mut rng);
+        }
+        for (under, over) in canvas.chunks_exact_mut(3).zip(pixmap.pixels()) {
+            let keep = 1.0 - f32::from(over.alpha()) / 255.0;
+            let over = [over.red(), over.green(), over.blue()];
+            for (u, o) in under.iter_mut().zip(over) {
+                *u = *u * keep + f32::from(o);
+            }
+        }
+    }
+    let bytes = develop(&canvas, w as usize, &mut rng);
+    let objects = spots
+        .iter()
+        .map(|s| Placed {
+            noun: s.noun,
+            colour: s.colour,
+            size: s.size,
+            bounds: [
+                (s.x - s.side / 2.0) / w as f32,
+                (s.y - s.side / 2.0) / h as f32,
+                (s.x + s.side / 2.0) / w as f32,
+                (s.y + s.side / 2.0) / h as f32,
+            ],
+        })
+        .collect();
+    // The buffer has exactly w*h*3 bytes: `develop` maps the canvas one to one.
+    let image = RgbImage::from_raw(w, h, bytes).unwrap_or_default();
+    Picture { image, objects }
+}
+
+fn side(size: u8, short: f32, cap: f32, rng: &mut impl Rng) -> f32 {
+    let share = if size == 0 {
+        rng.random_range(0.19..0.24)
+    } else {
+        rng.random_range(0.33..0.41_f32).min(cap)
+    };
+    share * short
+}
+
+fn place(scene: &Scene, w: f32, h: f32, rng: &mut ChaCha8Rng) -> Vec<Spot> {
+    let short = w.min(h);
+    match scene.facts.content {
+        Content::One {
+            noun,
+            colour,
+            count,
+            size,
+            position,
+        } => {
+            let size = size.unwrap_or(0);
+            let cap = if count == 3 { 0.315 } else { 0.41 };
+            let side = side(size, short, cap, rng);
+            let position = position.unwrap_or(4);
+            // Lay the group out along x, as if for the top; the other positions turn it.
+            let vertical = position < 2;
+            let (along, across) = if vertical { (h, w) } else { (w, h) };
+            let n = f32::from(count);
+            let pitch = side * rng.random_range(1.04..1.25);
+            let pitch = pitch.min((along - side) / (n - 1.0).max(1.0)).max(side);
+            let span = pitch * (n - 1.0) + side;
+            let slack = ((along - span) / 2.0).max(0.0);
+            let wander = slack.min(along * 0.14);
+            let start = (along - span) / 2.0 + rng.random_range(-1.0..=1.0) * wander;
+            let near = side / 2.0 + across * rng.random_range(0.01..0.07);
+            let cross = match position {
+                0 | 2 => near,
+                1 | 3 => across - near,
+                _ => across * rng.random_range(0.46..0.54),
+            };
+            (0..count)
+                .map(|i| {
+                    let p = start + side / 2.0 + pitch * f32::from(i);
+                    let (x, y) = if vertical { (cross, p) } else { (p, cross) };
+                    Spot { noun, colour, size, x, y, side }
+                })
+                .collect()
+        }
+        Content::Two { a, relation, b } => {
+            let (sa, sb) = (side(a.size, short, 0.41, rng), side(b.size, short, 0.41, rng));
+            let above = relation == Relation::Above;
+            let (along, across) = if above { (h, w) } else { (w, h) };
+            let slack = (along - sa - sb).max(0.0);
+            let gap = slack * rng.random_range(0.15..0.7);
+            let start = (slack - gap) * rng.random_range(0.0..1.0);
+            let wide = sa.max(sb);
+            let centre = wide / 2.0 + (across - wide) * rng.random_range(0.1..0.9);
+            let mut spots = Vec::new();
+            for (t, s, from) in [(a, sa, start), (b, sb, start + sa + gap)] {
+                let p = from + s / 2.0;
+                let jitter = rng.random_range(-0.08..0.08) * across;
+                let cross = (centre + jitter).clamp(s / 2.0, across - s / 2.0);
+                let (x, y) = if above { (cross, p) } else { (p, cross) };
+                spots.push(Spot { noun: t.noun, colour: t.colour, size: t.size, x, y, side: s });
+            }
+            spots
+        }
+        Content::Three(objects) => scatter(&objects, w, h, rng),
+    }
+}
+
+/// Places three objects anywhere without overlap, smaller when it does not work out.
+fn scatter(objects: &[(u8, u8); 3], w: f32, h: f32, rng: &mut ChaCha8Rng) -> Vec<Spot> {
+    let mut largest = 0.36;
+    loop {
+        let mut spots: Vec<Spot> = Vec::new();
+        for &(noun, colour) in objects {
+            let share = rng.random_range(0.2..largest);
+            let side = share * w.min(h);
+            for _ in 0..30 {
+                let x = rng.random_range(side / 2.0..w - side / 2.0);
+                let y = rng.random_range(side / 2.0..h - side / 2.0);
+                let free = spots.iter().all(|s| {
+                    let reach = (s.side + side) / 2.0;
+                    (s.x - x).abs() > reach || (s.y - y).abs() > reach
+                });
+                if free {
+                    let size = u8::from(share > 0.28);
+                    spots.push(Spot { noun, colour, size, x, y, side });
+                    break;
+                }
+            }
+        }
+        if spots.len() == objects.len() {
+            return spots;
+        }
+        largest = (largest * 0.95_f32).max(0.21);
+    }
+}
+
+/// An RGB triple, 0 to 255.
+type Rgb = [f32; 3];
+
+fn hsv(hue: f32, saturation: f32, value: f32) -> Rgb {
+    let h = hue.rem_euclid(360.0) / 60.0;
+    let f = |n: f32| {
+        let k = (n + h) % 6.0;
+        255.0 * value * (1.0 - saturation * k.min(4.0 - k).clamp(0.0, 1.0))
+    };
+    [f(5.0), f(3.0), f(1.0)]
+}
+
+fn ink(colour: u8, rng: &mut impl Rng) -> Rgb {
+    let mut near = |mid: f32, spread: f32| mid + rng.random_range(-spread..spread);
+    match colour {
+        0 => hsv(near(0.0, 6.0), near(0.9, 0.08), near(0.86, 0.1)),
+        1 => hsv(near(28.0, 4.0), near(0.93, 0.06), near(0.96, 0.04)),
+        2 => hsv(near(54.0, 4.0), near(0.88, 0.1), near(0.96, 0.04)),
+        3 => hsv(near(125.0, 14.0), near(0.8, 0.15), near(0.72, 0.12)),
+        4 => hsv(near(220.0, 10.0), near(0.85, 0.12), near(0.85, 0.12)),
+        5 => hsv(near(277.0, 8.0), near(0.72, 0.12), near(0.7, 0.12)),
+        6 => hsv(near(330.0, 8.0), near(0.42, 0.08), near(0.98, 0.02)),
+        _ => hsv(near(40.0, 40.0), near(0.03, 0.03), near(0.97, 0.03)),
+    }
+}
+
+fn paint(rgb: Rgb, shade: f32) -> Paint<'static> {
+    let mut paint = Paint::default();
+    let [r, g, b] = rgb.map(|v| (v * shade).clamp(0.0, 255.0) as u8);
+    paint.set_color_rgba8(r, g, b, 255);
+    paint.anti_alias = true;
+    paint
+}
+
+/// Silhouette, details and a thin dark outline, slightly turned, sometimes mirrored.
+fn draw(pixmap: &mut Pixmap, spot: &Spot, rng: &mut ChaCha8Rng) {
+    let icon = icons::icon(spot.noun);
+    let rgb = ink(spot.colour, rng);
+    let scale = spot.side / VIEW * 0.96;
+    let mirror = if rng.random_bool(0.5) { -1.0 } else { 1.0 };
+    let transform = Transform::from_translate(-VIEW / 2.0, -VIEW / 2.0)
+        .post_scale(scale * mirror, scale)
+        .post_rotate(rng.random_range(-10.0..10.0))
+        .post_translate(spot.x, spot.y);
+    let (body, detail) = if icon.solid { (0.45, 1.0) } else { (1.0, 0.5) };
+    let outline = Stroke {
+        width: 1.6,
+        line_join: LineJoin::Round,
+        ..Stroke::default()
+    };
+    for contour in &icon.contours {
+        pixmap.stroke_path(contour, &paint(rgb, 0.25), &outline, transform, None);
+    }
+    for contour in &icon.contours {
+        pixmap.fill_path(contour, &paint(rgb, body), FillRule::Winding, transform, None);
+    }
+    for path in &icon.glyph {
+        pixmap.fill_path(path, &paint(rgb, detail), FillRule::Winding, transform, None);
+    }
+}
+
+/// A cheap generator for pixel noise; its quality does not matter, its speed does.
+struct Quick(u32);
+
+impl Quick {
+    fn next(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 17;
+        self.0 ^= self.0 << 5;
+        (self.0 >> 8) as f32 / (1 << 24) as f32
+    }
+}
+
+fn background(kind: u8, w: u32, h: u32, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let mut quick = Quick(rng.random::<u32>() | 1);
+    let mut vary = |mid: f32, spread: f32| mid + rng.random_range(-spread..spread);
+    let tone = vary(1.0, 0.12);
+    let (p, q, r) = (vary(0.0, 3.0), vary(0.0, 3.0), vary(1.0, 0.3));
+    let base = match kind {
+        0 => hsv(vary(95.0, 8.0), 0.5, 0.45),
+        1 => hsv(vary(210.0, 10.0), 0.05, 0.9),
+        2 => hsv(vary(43.0, 4.0), 0.38, 0.8),
+        3 => hsv(vary(235.0, 10.0), 0.6, 0.16),
+        4 => hsv(vary(192.0, 6.0), 0.5, 0.52),
+        5 => hsv(vary(205.0, 5.0), 0.35, 0.88),
+        6 => hsv(vary(28.0, 4.0), 0.55, 0.48),
+        _ => hsv(vary(12.0, 4.0), 0.5, 0.46),
+    };
+    let (fw, fh) = (w as f32, h as f32);
+    let mut out = Vec::with_capacity((w * h * 3) as usize);
+    for y in 0..h {
+        for x in 0..w {
+            let (u, v) = (x as f32 / fw.min(fh), y as f32 / fw.min(fh));
+            let noise = quick.next();
+            let (mut shade, mut mix) = (tone, [0.0; 3]);
+            match kind {
+                0 => {
+                    let blade = (u * 90.0 * r + (v * 7.0 + p).sin() * 3.0).sin();
+                    shade *= 0.9 + 0.14 * blade * (v * 23.0 + u * 11.0 + q).sin() + 0.2 * (noise - 0.5);
+                }
+                1 => {
+                    shade *= 0.98 + 0.04 * ((u * 5.0 + p).sin() + (v * 6.0 + q).sin());
+                    if noise > 0.985 {
+                        mix = [40.0; 3];
+                    }
+                }
+                2 => {
+                    shade *= 0.96 + 0.05 * ((v * 22.0 + (u * 4.0 + p).sin() * 1.5) * r).sin() + 0.16 * (noise - 0.5);
+                }
+                3 => {
+                    shade *= 0.7 + 0.5 * v;
+                    if noise > 0.994 {
+                        mix = [190.0; 3];
+                    }
+                }
+                4 => {
+                    let wave = ((v * 34.0 + (u * 9.0 + p).sin() * 1.3) * r).sin();
+                    shade *= 0.95 + 0.17 * wave;
+                }
+                5 => {
+                    let cloud = (u * 5.0 + p).sin() * (v * 7.0 + q).sin() + 0.5 * (u * 11.0 + v * 6.0 + q).sin();
+                    mix = [((cloud - 0.35).clamp(0.0, 0.5)) * 110.0; 3];
+                    shade *= 0.9 + 0.12 * v;
+                }
+                6 => {
+                    let plank = (v * 5.0 * r + p).rem_euclid(1.0);
+                    shade *= 0.92 + 0.09 * (v * 60.0 + (u * 6.0 + q).sin() * 2.0).sin();
+                    if plank < 0.06 {
+                        shade *= 0.5;
+                    }
+                }
+                _ => {
+                    let row = (v * 9.0 * r + 30.0).floor();
+                    let column = u * 4.5 * r + 0.5 * (row % 2.0) + p + 30.0;
+                    let mortar = (v * 9.0 * r + 30.0 - row) < 0.16 || column.fract() < 0.07;
+                    if mortar {
+                        mix = [70.0, 78.0, 78.0];
+                    } else {
+                        shade *= 0.86 + 0.28 * ((row * 12.99 + column.floor() * 78.2).sin() * 43758.55).rem_euclid(1.0);
+                    }
+                }
+            }
+            for c in 0..3 {
+                out.push(base[c] * shade + mix[c]);
+            }
+        }
+    }
+    out
+}
+
+/// Exposure, contrast, sometimes a slight blur, and sensor noise.
+fn develop(canvas: &[f32], width: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
+    let contrast = rng.random_range(0.85..1.12_f32);
+    let lift = rng.random_range(-14.0..14.0_f32);
+    let sigma = rng.random_range(0.0..14.0_f32);
+    let blur = rng.random_bool(0.2);
+    let mut quick = Quick(rng.random::<u32>() | 1);
+    let stride = width * 3;
+    let at = |i: usize, d: isize| -> f32 {
+        let j = i.wrapping_add_signed(d);
+        canvas.get(j).copied().unwrap_or(canvas[i])
+    };
+    (0..canvas.len())
+        .map(|i| {
+            let v = if blur {
+                let cross = at(i, -3) + at(i, 3) + at(i, -(stride as isize)) + at(i, stride as isize);
+                canvas[i] * 0.5 + cross * 0.125
+            } else {
+                canvas[i]
+            };
+            // A sum of three uniforms is near enough to a Gaussian; its variance is 3/12.
+            let noise = (quick.next() + quick.next() + quick.next() - 1.5) * 2.0 * sigma;
+            ((v - 128.0) * contrast + 128.0 + lift + noise).clamp(0.0, 255.0) as u8
+        })
+        .collect()
+}

@@ -1,1 +1,325 @@
-//! Model packs: what they name, where they are, and the bundled demo pack.
+//! Model packs: which scorer, which generator, which prompts and settings belong together, and where they are.
+//!
+//! A pack is a TOML file with the files it names beside it (or under its `root`). [`Pack::find`] takes a name or a
+//! path, reads the file and checks that everything it names is there. The bundled pack `demo` is in this package.
+//!
+//! This crate reads no model and downloads nothing.
+//!
+//! ```
+//! let demo = mils_models::Pack::find("demo").unwrap();
+//! assert_eq!(demo.name, "demo");
+//! assert!(demo.scorer_path().join("config.json").exists());
+//! let error = mils_models::Pack::find("no-such-pack").unwrap_err();
+//! assert!(error.to_string().contains("demo"));
+//! ```
+
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Settings of the loop that suit the pack's models.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoopSettings {
+    /// Most steps.
+    pub steps: usize,
+    /// Texts that go back to the generator.
+    pub keep: usize,
+    /// Texts that are asked for in a step.
+    pub propose: usize,
+    /// Sampling temperature.
+    pub temperature: f32,
+    /// Nucleus sampling.
+    pub top_p: f32,
+    /// Scores are shown as 0 to this.
+    pub label_scale: u32,
+    /// Steps without change after which a run ends; 0: never.
+    pub patience: usize,
+}
+
+impl Default for LoopSettings {
+    /// The paper's image captioning.
+    fn default() -> Self {
+        Self { steps: 10, keep: 50, propose: 50, temperature: 0.5, top_p: 0.9, label_scale: 100, patience: 3 }
+    }
+}
+
+/// The generator's file and how to run it.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeneratorFiles {
+    /// A GGUF file.
+    pub path: PathBuf,
+    /// Tokens of prompt and answer.
+    #[serde(default = "default_context")]
+    pub context: u32,
+    /// Answers sampled side by side.
+    #[serde(default = "default_sequences")]
+    pub sequences: usize,
+    /// Texts asked for in each answer.
+    #[serde(default = "default_lines")]
+    pub lines: usize,
+}
+
+fn default_context() -> u32 {
+    4096
+}
+
+fn default_sequences() -> usize {
+    8
+}
+
+fn default_lines() -> usize {
+    7
+}
+
+/// A file or folder of the pack.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    /// Relative to the pack's root.
+    pub path: PathBuf,
+}
+
+/// The prompt templates (Jinja); see `mils_optim::prompt`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prompts {
+    /// The system message.
+    #[serde(default)]
+    pub system: String,
+    /// The user message.
+    pub user: String,
+}
+
+/// A pack: the contents of its file, and where that is.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pack {
+    /// Its name.
+    pub name: String,
+    /// One sentence.
+    #[serde(default)]
+    pub description: String,
+    /// Licence of the models.
+    #[serde(default)]
+    pub licence: String,
+    /// Where the files are, relative to the pack's file.
+    #[serde(default)]
+    pub root: PathBuf,
+    /// The encoder's checkpoint folder.
+    pub scorer: Files,
+    /// The language model.
+    pub generator: GeneratorFiles,
+    /// The texts to start from, one a line.
+    pub initial: Files,
+    /// Settings.
+    #[serde(default, rename = "loop")]
+    pub settings: LoopSettings,
+    /// Prompts.
+    pub prompt: Prompts,
+    /// The folder of the pack's file.
+    #[serde(skip)]
+    folder: PathBuf,
+}
+
+/// Why a pack cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackError {
+    /// No such pack.
+    #[error("there is no pack `{name}`; there are: {known}; or name a folder with a pack.toml")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The pack's file cannot be read.
+    #[error("{}: {problem}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        problem: String,
+    },
+    /// A file that the pack names is not there.
+    #[error("pack `{name}` is incomplete: {} is missing ({what})", path.display())]
+    Incomplete {
+        /// The pack.
+        name: String,
+        /// What is missing.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+}
+
+impl Pack {
+    /// Finds a pack by name, or by path: a folder with a `pack.toml`, or a TOML file. Everything that it names is
+    /// checked to be there.
+    ///
+    /// # Errors
+    /// If there is no such pack, its file is damaged, or something that it names is missing.
+    pub fn find(name: &str) -> Result<Self, PackError> {
+        let given = Path::new(name);
+        let looks_like_path = name.contains(['/', '\\']) || name.ends_with(".toml") || given.is_dir();
+        let file = if !looks_like_path {
+            search_path().into_iter().flat_map(|dir| candidates(&dir, name)).find(|p| p.is_file())
+        } else if given.is_dir() {
+            Some(given.join("pack.toml"))
+        } else {
+            Some(given.to_owned())
+        };
+        let file = file.ok_or_else(|| PackError::Unknown { name: name.to_owned(), known: known().join(", ") })?;
+        Self::read(&file)
+    }
+
+    /// Reads a pack's file and checks that everything it names is there.
+    ///
+    /// # Errors
+    /// As [`Pack::find`].
+    pub fn read(file: &Path) -> Result<Self, PackError> {
+        let wrong = |problem: String| PackError::File { path: file.to_owned(), problem };
+        let text = std::fs::read_to_string(file).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => wrong("no such pack file; a pack folder holds a pack.toml".into()),
+            _ => wrong(e.to_string()),
+        })?;
+        let mut pack: Self = toml::from_str(&text).map_err(|e| {
+            let line = e.span().map(|s| text[..s.start.min(text.len())].lines().count().max(1));
+            let place = line.map(|l| format!("line {l}: ")).unwrap_or_default();
+            wrong(format!("{place}{}", e.message().split_whitespace().collect::<Vec<_>>().join(" ")))
+        })?;
+        pack.folder = file.parent().map(Path::to_owned).unwrap_or_default();
+        pack.check()?;
+        Ok(pack)
+    }
+
+    fn check(&self) -> Result<(), PackError> {
+        let parts = [
+            (self.scorer_path(), true, "the scorer's folder"),
+            (self.generator_path(), false, "the generator's GGUF file"),
+            (self.initial_path(), false, "the initial set"),
+        ];
+        for (path, folder, what) in parts {
+            let there = if folder { path.is_dir() } else { path.is_file() };
+            if !there {
+                return Err(PackError::Incomplete { name: self.name.clone(), path, what });
+            }
+        }
+        Ok(())
+    }
+
+    fn under_root(&self, path: &Path) -> PathBuf {
+        self.folder.join(&self.root).join(path)
+    }
+
+    /// The encoder's checkpoint folder.
+    pub fn scorer_path(&self) -> PathBuf {
+        self.under_root(&self.scorer.path)
+    }
+
+    /// The GGUF file.
+    pub fn generator_path(&self) -> PathBuf {
+        self.under_root(&self.generator.path)
+    }
+
+    /// The initial set's file.
+    pub fn initial_path(&self) -> PathBuf {
+        self.under_root(&self.initial.path)
+    }
+
+    /// The initial set: one text a line, blank lines left out.
+    ///
+    /// # Errors
+    /// If the file cannot be read as UTF-8 or holds no text.
+    pub fn initial_texts(&self) -> Result<Vec<String>, PackError> {
+        let path = self.initial_path();
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| PackError::File { path: path.clone(), problem: e.to_string() })?;
+        let texts: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
+        if texts.is_empty() {
+            return Err(PackError::File { path, problem: "holds no texts; put one on each line".into() });
+        }
+        Ok(texts)
+    }
+}
+
+/// Where packs are looked for, in order: the folders in `MILS_PACKS`, the user's data folder, beside an installed
+/// program, and the source tree that this was built from.
+pub fn search_path() -> Vec<PathBuf> {
+    let mut path: Vec<PathBuf> = Vec::new();
+    if let Some(own) = std::env::var_os("MILS_PACKS") {
+        path.extend(std::env::split_paths(&own).filter(|p| !p.as_os_str().is_empty()));
+    }
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| {
+        let home = std::env::home_dir()?;
+        Some(if cfg!(windows) { home.join("AppData/Local") } else { home.join(".local/share") })
+    });
+    path.extend(data.map(|d| d.join("mils/packs")));
+    if let Ok(program) = std::env::current_exe() {
+        path.extend(program.parent().and_then(Path::parent).map(|d| d.join("share/mils/packs")));
+    }
+    path.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("packs"));
+    path
+}
+
+fn candidates(folder: &Path, name: &str) -> [PathBuf; 2] {
+    [folder.join(format!("{name}.toml")), folder.join(name).join("pack.toml")]
+}
+
+/// Names of the packs that [`Pack::find`] finds by name, complete or not.
+pub fn known() -> Vec<String> {
+    let mut names = std::collections::BTreeSet::new();
+    for folder in search_path() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for path in entries.flatten().map(|e| e.path()) {
+            let file = path.extension().is_some_and(|e| e == "toml");
+            if file || path.join("pack.toml").is_file() {
+                names.extend(path.file_stem().map(|s| s.to_string_lossy().into_owned()));
+            }
+        }
+    }
+    names.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const GOOD: &str = "name = 'x'\n[scorer]\npath = 'clip'\n[generator]\npath = 'g.gguf'\n[initial]\npath = 'i.txt'\n[prompt]\nuser = 'u'\n";
+
+    #[test]
+    fn a_folder_with_a_pack_file_is_a_pack() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path();
+        let find = || Pack::find(at.to_str().unwrap());
+        assert!(find().unwrap_err().to_string().contains("no such pack file"));
+        fs::write(at.join("pack.toml"), GOOD).unwrap();
+        assert!(find().unwrap_err().to_string().contains("clip is missing"));
+        fs::create_dir(at.join("clip")).unwrap();
+        fs::write(at.join("g.gguf"), "").unwrap();
+        fs::write(at.join("i.txt"), "\n a cat \n\na dog").unwrap();
+        let pack = find().unwrap();
+        assert_eq!(pack.settings, LoopSettings::default());
+        assert_eq!(pack.initial_texts().unwrap(), ["a cat", "a dog"]);
+        fs::write(at.join("i.txt"), "\n").unwrap();
+        assert!(pack.initial_texts().is_err());
+    }
+
+    #[test]
+    fn mistakes_in_the_file_are_named_with_their_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pack.toml");
+        for (text, says) in [
+            (GOOD.replace("user", "usr"), "usr"),
+            (format!("{GOOD}[loop]\nsteps = 'many'\n"), "line 10"),
+            ("name = ".to_owned(), "line 1"),
+            (String::new(), "missing field"),
+        ] {
+            fs::write(&file, &text).unwrap();
+            let error = Pack::read(&file).unwrap_err().to_string();
+            assert!(error.contains(says) && !error.contains('\n'), "{error}");
+        }
+    }
+}

@@ -1,1 +1,53 @@
-//! WGSL compute shaders, validated and reflected at build time.
+//! The WGSL compute shaders of MILS, each validated in every variant when this crate is built.
+//!
+//! A [`Kernel`] names a shader and its variant; [`Kernel::source`] is plain WGSL, [`Kernel::interface`] what it binds,
+//! found by reflection. This crate names no GPU API: any WebGPU implementation can run the shaders.
+//!
+//! ```
+//! use mils_shaders::{Binding, Kernel};
+//! let interface = Kernel::Add.interface();
+//! assert_eq!(interface.bindings, [Binding::Uniform, Binding::Read, Binding::Read, Binding::ReadWrite]);
+//! assert_eq!(interface.workgroup_size, [256, 1, 1]);
+//! assert!(Kernel::Add.source().contains("@compute"));
+//! ```
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+include!("../variants.rs");
+
+/// How a shader uses a binding. Bindings are in group 0, numbered from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// The parameters.
+    Uniform,
+    /// A buffer that is only read.
+    Read,
+    /// The buffer that is written.
+    ReadWrite,
+}
+
+/// What a shader binds, by reflection. The entry point is `main`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// By binding number.
+    pub bindings: &'static [Binding],
+    /// Invocations of a workgroup along x, y and z.
+    pub workgroup_size: [u32; 3],
+}
+
+// In the order of `Kernel::all`.
+include!(concat!(env!("OUT_DIR"), "/interfaces.rs"));
+
+static INDEX: LazyLock<HashMap<Kernel, usize>> =
+    LazyLock::new(|| Kernel::all().into_iter().enumerate().map(|(i, k)| (k, i)).collect());
+
+/// What no shader has: the interface of a variant that [`Kernel::all`] does not list (a tile of 48, say).
+static NONE: Interface = Interface { bindings: &[], workgroup_size: [1, 1, 1] };
+
+impl Kernel {
+    /// What it binds. Empty for variants that [`Kernel::all`] does not list.
+    pub fn interface(self) -> &'static Interface {
+        INDEX.get(&self).and_then(|&i| INTERFACES.get(i)).unwrap_or(&NONE)
+    }
+}

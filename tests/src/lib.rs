@@ -1,1 +1,5 @@
-//! Tests across crates: conformance, the command line, and bad input.
+//! Tests that need several crates at once; see tests/. This library is empty.
+//!
+//! ```
+//! // Nothing to show: the tests are the content.
+//! ```

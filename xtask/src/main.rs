@@ -1,2 +1,134 @@
-//! Project tasks.
-fn main() {}
+//! `cargo xtask`: everything that is done to the project from outside. It depends on none of the heavy crates, so that
+//! it starts on a machine where nothing is set up yet.
+
+mod setup;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::Command as Process;
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask demo                      set up, build, caption the samples, write a report
+  cargo xtask test                      set up and run all tests
+  cargo xtask test -p mils-optim        tests of one crate
+  cargo xtask bench quality --scenes 40 caption quality on held-out scenes, with controls";
+
+/// Tasks of the MILS workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", after_help = EXAMPLES)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the system packages that building and testing need
+    Setup,
+    /// Set up, build in release, and caption the bundled samples with the bundled models
+    Demo,
+    /// Set up and run all tests; further arguments go to cargo test
+    Test {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Compare the encoders on every backend with embeddings that transformers computed
+    Conformance,
+    /// Check formatting, lints and documentation
+    Lint,
+    /// Run a benchmark
+    Bench {
+        #[command(subcommand)]
+        which: Bench,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Caption quality on held-out scenes of the demo world, with controls; arguments go to `mils-bench quality`
+    Quality {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    match Args::parse().task {
+        Task::Setup => setup::run(),
+        Task::Demo => demo(),
+        Task::Test { rest } => {
+            setup::run()?;
+            let mut arguments = vec!["test", "--release", "--locked"];
+            // A package or --workspace of the caller's own narrows the run.
+            if !rest.iter().any(|a| a == "-p" || a == "--package" || a.starts_with("--package=")) {
+                arguments.push("--workspace");
+            }
+            cargo(arguments.into_iter().chain(rest.iter().map(String::as_str)))
+        }
+        Task::Conformance => {
+            setup::run()?;
+            cargo(["test", "--release", "--locked", "-p", "mils-tests", "--test", "conformance", "--", "--nocapture"])
+        }
+        Task::Lint => {
+            setup::run()?;
+            cargo(["fmt", "--all", "--check"])?;
+            cargo(["clippy", "--workspace", "--all-targets", "--release", "--locked", "--", "-D", "warnings"])?;
+            cargo(["doc", "--workspace", "--no-deps", "--release", "--locked"])
+        }
+        Task::Bench { which: Bench::Quality { rest } } => {
+            setup::run()?;
+            let run = ["run", "--release", "--locked", "-p", "mils-bench", "--", "quality"];
+            cargo(run.into_iter().chain(rest.iter().map(String::as_str)))
+        }
+    }
+}
+
+/// The workspace's root.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Runs cargo in the workspace, with its output going where ours goes.
+fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut process = Process::new(program);
+    process.args(arguments).current_dir(root());
+    run(&mut process)
+}
+
+fn run(process: &mut Process) -> Result<()> {
+    let name = process.get_program().to_string_lossy().into_owned();
+    let status = process.status().with_context(|| format!("cannot start {name}"))?;
+    if !status.success() {
+        let what: Vec<String> = process.get_args().take(3).map(|a| a.to_string_lossy().into_owned()).collect();
+        bail!("{} {} failed ({status})", Path::new(&name).display(), what.join(" "));
+    }
+    Ok(())
+}
+
+fn demo() -> Result<()> {
+    setup::run()?;
+    eprintln!("building (the first time takes some minutes: llama.cpp is compiled) …");
+    cargo(["build", "--release", "--locked", "-p", "mils-cli"])?;
+    let out = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let program = out.join("release").join(format!("mils{}", std::env::consts::EXE_SUFFIX));
+    let samples = root().join("models/demo/samples");
+    let mut pictures: Vec<PathBuf> = std::fs::read_dir(&samples)
+        .with_context(|| format!("cannot read {}", samples.display()))?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "png" || e == "jpg"))
+        .collect();
+    pictures.sort();
+    let folder = out.join("mils-demo");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (report, trace) = (folder.join("report.html"), folder.join("trace.jsonl"));
+    let mut process = Process::new(program);
+    process.args(["caption", "--pack", "demo", "--verbose", "--report"]).arg(&report).arg("--trace").arg(&trace);
+    run(process.args(&pictures).current_dir(root()))?;
+    eprintln!("\nthe report of this run: {}\nits trace: {}", report.display(), trace.display());
+    Ok(())
+}

@@ -1,2 +1,38 @@
-//! The `mils` command.
-fn main() {}
+//! The `mils` command. Exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted.
+
+use clap::Parser;
+use mils_cli::args::{Cli, Command};
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Caption(args) => mils_cli::caption::run(&args),
+        Command::Packs => packs(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("mils: {}", mils_cli::show::one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whoever read our output has seen enough: no failure of ours.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|e| e.downcast_ref::<std::io::Error>());
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn packs() -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    for name in mils_models::known() {
+        match mils_models::Pack::find(&name) {
+            Ok(pack) => writeln!(out, "{name}\t{}", pack.description)?,
+            Err(error) => writeln!(out, "{name}\tnot usable: {error}")?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

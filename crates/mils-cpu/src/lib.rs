@@ -1,1 +1,28 @@
-//! The CPU backend: fast, and the executable specification of every op.
+//! The CPU backend of `mils-graph`: fast, and the executable specification of every op.
+//!
+//! Matrix products go to the `gemm` crate, everything runs on rayon's threads, buffers are reused by a lifetime plan,
+//! and weights are shared by all programs. The GPU backend is tested against this one, and this one against plain
+//! formulas and against embeddings that `transformers` computed.
+//!
+//! It is no general tensor library: it runs the ops that `mils-graph` has, in f32.
+//!
+//! ```
+//! use mils_cpu::Cpu;
+//! use mils_graph::{Backend, Graph, HostTensor};
+//!
+//! let mut g = Graph::new();
+//! let x = g.input("x", &[1, 2]).unwrap();
+//! let y = g.l2_normalize(x).unwrap();
+//! g.output(y);
+//! let weights = Cpu::new().load(vec![]).unwrap();
+//! let mut program = weights.compile(&g).unwrap();
+//! let out = program.run(&[HostTensor::f32(&[1, 2], vec![3.0, 4.0]).unwrap()]).unwrap();
+//! assert_eq!(out[0].as_f32().unwrap(), [0.6, 0.8]);
+//! ```
+
+pub mod math;
+mod matmul;
+pub mod ops;
+mod program;
+
+pub use program::Cpu;

@@ -1,1 +1,27 @@
-//! The GPU backend on wgpu: adapter choice, memory plan, pipelines, replayable programs.
+//! The GPU backend of `mils-graph`, on wgpu: Vulkan, Metal and DX12.
+//!
+//! Weights are uploaded once; a graph is lowered once to a list of dispatches with their pipelines, bind groups and
+//! buffers, and then replayed: a run writes the inputs, submits one compute pass, and reads back only the outputs.
+//! The shaders are in `mils-shaders`; `mils-cpu` computes the same and is what this is tested against.
+//!
+//! ```no_run
+//! use mils_gpu::Gpu;
+//! use mils_graph::{Backend, Graph, HostTensor};
+//!
+//! let gpu = Gpu::open()?;
+//! println!("{}", gpu.name());
+//! let mut g = Graph::new();
+//! let x = g.input("x", &[1, 2])?;
+//! let y = g.l2_normalize(x)?;
+//! g.output(y);
+//! let mut program = gpu.load(vec![])?.compile(&g)?;
+//! let out = program.run(&[HostTensor::f32(&[1, 2], vec![3.0, 4.0])?])?;
+//! assert_eq!(out[0].as_f32().unwrap(), [0.6, 0.8]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod device;
+mod lower;
+mod program;
+
+pub use device::{Gpu, GpuError};

@@ -175,7 +175,13 @@ impl Graph {
         let (q, k, v) = (self.shape(op.q), self.shape(op.k), self.shape(op.v));
         let ranks = q.len() == 3 && k.len() == 3 && k == v && q[0] == k[0] && q[2] == k[2];
         ensure!("attention", ranks, "q {q:?}, k {k:?} and v {v:?} do not fit");
-        ensure!("attention", op.heads > 0 && q[2].is_multiple_of(op.heads), "{} heads do not divide {}", op.heads, q[2]);
+        ensure!(
+            "attention",
+            op.heads > 0 && q[2].is_multiple_of(op.heads),
+            "{} heads do not divide {}",
+            op.heads,
+            q[2]
+        );
         ensure!("attention", !op.causal || q[1] == k[1], "causal attention needs as many queries as keys");
         let shape = q.to_vec();
         self.push("attention", Op::Attention(op), shape, DType::F32)
@@ -271,7 +277,10 @@ impl Graph {
         let elements = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
         let fits = elements.is_some_and(|n| n > 0 && n <= MOST_ELEMENTS);
         if !fits {
-            return Err(GraphError { op: op_name, problem: format!("a value of shape {shape:?} is empty or too large") });
+            return Err(GraphError {
+                op: op_name,
+                problem: format!("a value of shape {shape:?} is empty or too large"),
+            });
         }
         for operand in op.operands() {
             let index = matches!(&op, Op::Embedding { ids, .. } if *ids == operand)

@@ -23,9 +23,11 @@
 mod backend;
 mod graph;
 mod op;
+mod plan;
 mod tensor;
 
 pub use backend::{Backend, BackendError, Program, WeightSet};
 pub use graph::{Graph, GraphError, Node, ValueId};
 pub use op::{Activation, Attention, DType, Linear, Op};
+pub use plan::{Place, Plan};
 pub use tensor::{HostTensor, TensorData, TensorError};

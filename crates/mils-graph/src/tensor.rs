@@ -86,9 +86,5 @@ impl HostTensor {
 
 fn check(shape: &[usize], found: usize) -> Result<(), TensorError> {
     let wanted = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
-    if wanted == Some(found) {
-        Ok(())
-    } else {
-        Err(TensorError::Elements { shape: shape.to_vec(), found })
-    }
+    if wanted == Some(found) { Ok(()) } else { Err(TensorError::Elements { shape: shape.to_vec(), found }) }
 }

@@ -4,7 +4,7 @@ An example is a list of scored captions, as it would stand in the prompt at some
 caption of the scene as the answer. A model that predicts the true caption from such lists has learnt the
 posterior over scenes given the scores; sampling from it proposes in proportion to what the scores support.
 The lists come from `demo-world lm-data` (a simulated, noisy scorer), or from runs against the real scorer.
-The prompt text is read from pack.toml, so training and use cannot drift apart.
+The prompt text is read from packs/demo.toml, so training and use cannot drift apart.
 """
 
 import argparse
@@ -181,14 +181,14 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--data", required=True, help="examples from demo-world lm-data")
     ap.add_argument("--val", required=True)
-    ap.add_argument("--pack", default=str(pathlib.Path(__file__).parent.parent / "pack" / "pack.toml"))
+    ap.add_argument("--pack", default=str(pathlib.Path(__file__).parent.parent.parent / "packs" / "demo.toml"))
     ap.add_argument("--out", required=True, help="folder for generator.gguf, tokenizer.json and train.pt")
     ap.add_argument("--minutes", type=float, default=40)
     ap.add_argument("--steps", type=int, default=0, help="a step budget instead of --minutes: reproducible")
     ap.add_argument("--batch", type=int, default=64)
     ap.add_argument("--width", type=int, default=192)
     ap.add_argument("--layers", type=int, default=5)
-    ap.add_argument("--heads", type=int, default=6)
+    ap.add_argument("--heads", type=int, default=4)
     ap.add_argument("--lr", type=float, default=2e-3)
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--init", help="continue from this folder's train.pt and tokenizer.json")

@@ -6,9 +6,7 @@ use std::collections::BTreeSet;
 /// Number of nouns; a noun is an index into [`crate::icons::nouns`].
 pub const NOUNS: usize = 48;
 /// Colours, by index.
-pub const COLOURS: [&str; 8] = [
-    "red", "orange", "yellow", "green", "blue", "purple", "pink", "white",
-];
+pub const COLOURS: [&str; 8] = ["red", "orange", "yellow", "green", "blue", "purple", "pink", "white"];
 /// Sizes, by index.
 pub const SIZES: [&str; 2] = ["small", "big"];
 /// Where a group of one kind stands, by index: a name and the phrase a caption uses.
@@ -167,13 +165,7 @@ impl Facts {
             out.insert(layout::COLOUR + u16::from(noun) * 8 + u16::from(colour));
         }
         match self.content {
-            Content::One {
-                noun,
-                count,
-                size,
-                position,
-                ..
-            } => {
+            Content::One { noun, count, size, position, .. } => {
                 out.insert(layout::COUNT + u16::from(noun) * 3 + u16::from(count) - 1);
                 out.extend(size.map(|s| layout::SIZE + u16::from(noun) * 2 + u16::from(s)));
                 out.extend(position.map(|p| layout::POSITION + u16::from(noun) * 5 + u16::from(p)));
@@ -183,16 +175,11 @@ impl Facts {
                     out.insert(layout::SIZE + u16::from(t.noun) * 2 + u16::from(t.size));
                 }
                 let kind = u16::from(relation == Relation::Above);
-                out.insert(
-                    layout::RELATION + kind * 48 * 48 + u16::from(a.noun) * 48 + u16::from(b.noun),
-                );
+                out.insert(layout::RELATION + kind * 48 * 48 + u16::from(a.noun) * 48 + u16::from(b.noun));
             }
             Content::Three(_) => {}
         }
-        out.extend(
-            self.background
-                .map(|b| layout::BACKGROUND + u16::from(b)),
-        );
+        out.extend(self.background.map(|b| layout::BACKGROUND + u16::from(b)));
         out
     }
 
@@ -210,10 +197,7 @@ impl Facts {
         let Some(background) = self.background else {
             return Split::Train;
         };
-        let held = self
-            .coloured()
-            .iter()
-            .any(|&(noun, colour)| held_out(noun, colour, background));
+        let held = self.coloured().iter().any(|&(noun, colour)| held_out(noun, colour, background));
         if held { Split::HeldOut } else { Split::Train }
     }
 }
@@ -243,11 +227,7 @@ pub fn noun_recall(truth: &Facts, caption: &Facts) -> f32 {
 /// The share of the scene's atoms other than its nouns that the caption states rightly, 0 to 1.
 pub fn attribute_accuracy(truth: &Facts, caption: &Facts) -> f32 {
     let said = caption.atoms();
-    let wanted: Vec<u16> = truth
-        .atoms()
-        .into_iter()
-        .filter(|&a| a >= layout::COLOUR)
-        .collect();
+    let wanted: Vec<u16> = truth.atoms().into_iter().filter(|&a| a >= layout::COLOUR).collect();
     wanted.iter().filter(|a| said.contains(a)).count() as f32 / wanted.len() as f32
 }
 

@@ -24,13 +24,7 @@ pub fn caption(facts: &Facts, rng: &mut impl Rng) -> String {
 fn sentence(facts: &Facts, form: u8, reversed: bool, order: [usize; 3]) -> String {
     let background = facts.background.map(|b| BACKGROUNDS[usize::from(b)].1);
     let (body, plural) = match facts.content {
-        Content::One {
-            noun,
-            colour,
-            count,
-            size,
-            position,
-        } => {
+        Content::One { noun, colour, count, size, position } => {
             let mut body = noun_phrase(noun, colour, size, count);
             if let Some(p) = position {
                 body = format!("{body} {}", POSITIONS[usize::from(p)].1);
@@ -68,11 +62,7 @@ fn thing(t: Thing) -> String {
 
 fn noun_phrase(noun: u8, colour: u8, size: Option<u8>, count: u8) -> String {
     let colour = COLOURS[usize::from(colour)];
-    let noun = if count == 1 {
-        icons::nouns()[usize::from(noun)]
-    } else {
-        icons::plurals()[usize::from(noun)]
-    };
+    let noun = if count == 1 { icons::nouns()[usize::from(noun)] } else { icons::plurals()[usize::from(noun)] };
     let words = match size {
         Some(s) => format!("{} {colour} {noun}", SIZES[usize::from(s)]),
         None => format!("{colour} {noun}"),
@@ -128,10 +118,7 @@ pub fn parse(text: &str) -> Option<Facts> {
     if background.is_none() {
         background = take_phrase(&mut rest, &BACKGROUNDS);
     }
-    rest.is_empty().then_some(Facts {
-        content,
-        background,
-    })
+    rest.is_empty().then_some(Facts { content, background })
 }
 
 /// Three objects in canonical order; `None` where nouns repeat or a size or number is stated.
@@ -145,11 +132,7 @@ fn three(phrases: [Phrase; 3]) -> Option<Content> {
 
 fn as_thing(p: Phrase) -> Option<Thing> {
     let size = p.size?;
-    (p.count == 1).then_some(Thing {
-        noun: p.noun,
-        colour: p.colour,
-        size,
-    })
+    (p.count == 1).then_some(Thing { noun: p.noun, colour: p.colour, size })
 }
 
 /// Takes `words` off the front of `rest` if they stand there.
@@ -206,10 +189,5 @@ fn take_noun_phrase<'t>(rest: &mut &'t [&'t str]) -> Option<Phrase> {
     let names = if count == 1 { icons::nouns() } else { icons::plurals() };
     let noun = names.iter().position(|n| *n == word)?;
     *rest = &rest[used..];
-    Some(Phrase {
-        noun: noun as u8,
-        colour: colour as u8,
-        size: size.map(|s| s as u8),
-        count,
-    })
+    Some(Phrase { noun: noun as u8, colour: colour as u8, size: size.map(|s| s as u8), count })
 }

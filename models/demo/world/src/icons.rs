@@ -28,10 +28,8 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     // The file is compiled in; tests/ of this crate reads every entry of it.
     serde_json::from_str(include_str!("../data/icons.json")).unwrap_or_default()
 });
-static NOUNS: LazyLock<Vec<&'static str>> =
-    LazyLock::new(|| ENTRIES.iter().map(|e| e.noun.as_str()).collect());
-static PLURALS: LazyLock<Vec<&'static str>> =
-    LazyLock::new(|| ENTRIES.iter().map(|e| e.plural.as_str()).collect());
+static NOUNS: LazyLock<Vec<&'static str>> = LazyLock::new(|| ENTRIES.iter().map(|e| e.noun.as_str()).collect());
+static PLURALS: LazyLock<Vec<&'static str>> = LazyLock::new(|| ENTRIES.iter().map(|e| e.plural.as_str()).collect());
 static ICONS: LazyLock<Vec<Icon>> = LazyLock::new(|| ENTRIES.iter().map(build).collect());
 
 /// The nouns, by index.
@@ -66,27 +64,16 @@ fn build(entry: &Entry) -> Icon {
         glyph.extend(whole.finish());
     }
     let solid = coverage(&glyph) > 0.6 * coverage(&contours);
-    Icon {
-        contours,
-        glyph,
-        solid,
-    }
+    Icon { contours, glyph, solid }
 }
 
 fn add(builder: &mut PathBuilder, segment: &SimplePathSegment) {
     match *segment {
         SimplePathSegment::MoveTo { x, y } => builder.move_to(x as f32, y as f32),
         SimplePathSegment::LineTo { x, y } => builder.line_to(x as f32, y as f32),
-        SimplePathSegment::CurveTo {
-            x1,
-            y1,
-            x2,
-            y2,
-            x,
-            y,
-        } => builder.cubic_to(
-            x1 as f32, y1 as f32, x2 as f32, y2 as f32, x as f32, y as f32,
-        ),
+        SimplePathSegment::CurveTo { x1, y1, x2, y2, x, y } => {
+            builder.cubic_to(x1 as f32, y1 as f32, x2 as f32, y2 as f32, x as f32, y as f32)
+        }
         SimplePathSegment::Quadratic { x1, y1, x, y } => {
             builder.quad_to(x1 as f32, y1 as f32, x as f32, y as f32);
         }

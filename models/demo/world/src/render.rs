@@ -81,24 +81,14 @@ pub fn render(scene: &Scene) -> Picture {
 }
 
 fn side(size: u8, short: f32, cap: f32, rng: &mut impl Rng) -> f32 {
-    let share = if size == 0 {
-        rng.random_range(0.19..0.24)
-    } else {
-        rng.random_range(0.33..0.41_f32).min(cap)
-    };
+    let share = if size == 0 { rng.random_range(0.19..0.24) } else { rng.random_range(0.33..0.41_f32).min(cap) };
     share * short
 }
 
 fn place(scene: &Scene, w: f32, h: f32, rng: &mut ChaCha8Rng) -> Vec<Spot> {
     let short = w.min(h);
     match scene.facts.content {
-        Content::One {
-            noun,
-            colour,
-            count,
-            size,
-            position,
-        } => {
+        Content::One { noun, colour, count, size, position } => {
             let size = size.unwrap_or(0);
             let cap = if count == 3 { 0.315 } else { 0.41 };
             let side = side(size, short, cap, rng);
@@ -224,11 +214,7 @@ fn draw(pixmap: &mut Pixmap, spot: &Spot, rng: &mut ChaCha8Rng) {
         .post_rotate(rng.random_range(-10.0..10.0))
         .post_translate(spot.x, spot.y);
     let (body, detail) = if icon.solid { (0.45, 1.0) } else { (1.0, 0.5) };
-    let outline = Stroke {
-        width: 1.6,
-        line_join: LineJoin::Round,
-        ..Stroke::default()
-    };
+    let outline = Stroke { width: 1.6, line_join: LineJoin::Round, ..Stroke::default() };
     for contour in &icon.contours {
         pixmap.stroke_path(contour, &paint(rgb, 0.25), &outline, transform, None);
     }

@@ -50,11 +50,7 @@ pub fn facts(rng: &mut impl Rng) -> Facts {
             position: Some(rng.random_range(0..5)),
         },
         9..16 => {
-            let [a, b] = distinct(rng).map(|noun| Thing {
-                noun,
-                colour: colour(rng),
-                size: rng.random_range(0..2),
-            });
+            let [a, b] = distinct(rng).map(|noun| Thing { noun, colour: colour(rng), size: rng.random_range(0..2) });
             Content::Two { a, relation: relation(rng), b }
         }
         _ => {
@@ -63,10 +59,7 @@ pub fn facts(rng: &mut impl Rng) -> Facts {
             Content::Three(objects)
         }
     };
-    Facts {
-        content,
-        background: Some(rng.random_range(0..8)),
-    }
+    Facts { content, background: Some(rng.random_range(0..8)) }
 }
 
 /// A scene of the given split.
@@ -224,11 +217,8 @@ fn change_three(mut objects: [(u8, u8); 3], rng: &mut impl Rng) -> Content {
             objects[j].1 = kept;
         }
         _ => {
-            let [a, b] = [objects[i], objects[j]].map(|(noun, colour)| Thing {
-                noun,
-                colour,
-                size: rng.random_range(0..2),
-            });
+            let [a, b] =
+                [objects[i], objects[j]].map(|(noun, colour)| Thing { noun, colour, size: rng.random_range(0..2) });
             return Content::Two { a, relation: relation(rng), b };
         }
     }
@@ -262,15 +252,14 @@ pub fn recombine(pool: &[Facts], rng: &mut impl Rng) -> Facts {
     let backgrounds: Vec<u8> = pool.iter().filter_map(|f| f.background).collect();
     let mut taken = Vec::new();
     let mut fresh_noun = |rng: &mut _| {
-        let chosen = (0..20)
-            .filter_map(|_| pick(&nouns, rng))
-            .find(|n| !taken.contains(n))
-            .unwrap_or_else(|| loop {
+        let chosen = (0..20).filter_map(|_| pick(&nouns, rng)).find(|n| !taken.contains(n)).unwrap_or_else(|| {
+            loop {
                 let n = noun(rng);
                 if !taken.contains(&n) {
                     break n;
                 }
-            });
+            }
+        });
         taken.push(chosen);
         chosen
     };
@@ -296,8 +285,5 @@ pub fn recombine(pool: &[Facts], rng: &mut impl Rng) -> Facts {
             position: Some(pick(&positions, rng).unwrap_or_else(|| rng.random_range(0..5))),
         },
     };
-    Facts {
-        content,
-        background: Some(pick(&backgrounds, rng).unwrap_or_else(|| rng.random_range(0..8))),
-    }
+    Facts { content, background: Some(pick(&backgrounds, rng).unwrap_or_else(|| rng.random_range(0..8))) }
 }

@@ -25,10 +25,7 @@ fn labels(scores: &[f32], scale: u32) -> Vec<u32> {
     let lo = scores.iter().copied().fold(f32::INFINITY, f32::min);
     let hi = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let span = hi - lo;
-    scores
-        .iter()
-        .map(|s| if span > 0.0 { ((s - lo) / span * scale as f32).round() as u32 } else { scale })
-        .collect()
+    scores.iter().map(|s| if span > 0.0 { ((s - lo) / span * scale as f32).round() as u32 } else { scale }).collect()
 }
 
 /// A scorer with its own taste: how much each sort of fact counts, how noisy it is, what it misperceives.
@@ -138,11 +135,8 @@ fn example(initial: &[(String, Facts)], keep: usize, scale: u32, rng: &mut ChaCh
     } else {
         let blind = rng.random_range(0.0..0.5) * (1.0 - progress);
         for _ in 0..rng.random_range(16..120) {
-            let facts = if rng.random_bool(f64::from(blind)) {
-                partial(&truth, rng)
-            } else {
-                candidate(&truth, progress, rng)
-            };
+            let facts =
+                if rng.random_bool(f64::from(blind)) { partial(&truth, rng) } else { candidate(&truth, progress, rng) };
             pool.insert(grammar::caption(&facts, rng), facts);
         }
         // The answer itself is seldom in the list: what comes next must be new.

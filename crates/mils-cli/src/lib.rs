@@ -1,0 +1,24 @@
+//! What the `mils` command is made of: a [`session::Session`] holds the models of a pack and captions pictures;
+//! the other modules show what happens.
+//!
+//! The command line is the product; this library exists so that the benchmarks run the very same code. It is not a
+//! stable interface.
+//!
+//! ```no_run
+//! use mils_cli::session::{BackendChoice, Options, Session};
+//! use std::ops::ControlFlow;
+//!
+//! let pack = mils_models::Pack::find("demo")?;
+//! let mut session = Session::open(pack, &Options::default(), BackendChoice::Auto, &mut |_| {})?;
+//! let image = mils_media::decode_image("photo.jpg".as_ref(), &Default::default())?;
+//! let run = session.caption(&image, &mut |_| ControlFlow::Continue(()))?;
+//! println!("{}", run.outcome.best.text);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+
+pub mod args;
+pub mod caption;
+pub mod report;
+pub mod session;
+pub mod show;
+pub mod trace;

@@ -1,0 +1,226 @@
+//! The report: one HTML file that tells what a run did. No scripts, nothing loaded from elsewhere.
+
+use crate::caption::StepView;
+use crate::session::{Run, Session};
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use image::imageops::FilterType;
+use mils_media::RgbImage;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, Value, context};
+use serde::Serialize;
+use std::io::Write;
+use std::path::Path;
+
+const TEMPLATE: &str = include_str!("../templates/report.html");
+/// Longer side of the embedded picture.
+const THUMBNAIL: u32 = 480;
+/// Rows shown of each step's table.
+const ROWS: usize = 12;
+/// The chart's size in SVG units, and its margins.
+const CHART: (f32, f32) = (560.0, 200.0);
+const LEFT: f32 = 58.0;
+const BOTTOM: f32 = 26.0;
+const TOP: f32 = 12.0;
+
+/// A report being collected.
+#[derive(Default)]
+pub struct Report {
+    /// One part a picture.
+    pub files: Vec<FileReport>,
+}
+
+/// All that the report tells of one picture.
+#[derive(Serialize)]
+pub struct FileReport {
+    name: String,
+    picture: String,
+    caption: String,
+    score: String,
+    started_with: String,
+    started_score: String,
+    stopped_by: String,
+    chart: Chart,
+    steps: Vec<StepRows>,
+    facts: Vec<(&'static str, String)>,
+}
+
+#[derive(Serialize)]
+struct StepRows {
+    title: String,
+    note: String,
+    rows: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    score: String,
+    /// Length of the bar in per cent, by the label the language model sees.
+    bar: u32,
+    text: String,
+    new: bool,
+    step: usize,
+}
+
+/// Lines over steps, in SVG coordinates.
+#[derive(Serialize)]
+struct Chart {
+    width: f32,
+    height: f32,
+    best: String,
+    mean: String,
+    points: Vec<(f32, f32, String)>,
+    x_labels: Vec<(f32, String)>,
+    y_labels: Vec<(f32, String)>,
+    left: f32,
+    floor: f32,
+}
+
+impl FileReport {
+    /// Collects what there is to tell.
+    ///
+    /// # Errors
+    /// If the thumbnail cannot be encoded.
+    pub fn new(name: &str, image: &RgbImage, run: &Run, steps: &[StepView], session: &Session) -> Result<Self> {
+        let outcome = &run.outcome;
+        let first = outcome.steps.first().map(|r| r.best.clone()).unwrap_or_else(|| outcome.best.clone());
+        let counts = &outcome.counts;
+        let usage = counts.usage;
+        let seconds = |s: f64| format!("{s:.2} s");
+        let facts = vec![
+            ("captions scored", counts.scored.to_string()),
+            ("known already", counts.memo_hits.to_string()),
+            ("unusable", counts.unusable.to_string()),
+            ("prompt tokens", format!("{} ({} from the cache)", usage.prompt_tokens, usage.reused_tokens)),
+            ("generated tokens", usage.generated_tokens.to_string()),
+            ("language model", seconds(run.seconds.generate)),
+            ("scoring", seconds(run.seconds.score)),
+            ("in all", seconds(run.seconds.total)),
+        ];
+        Ok(Self {
+            name: name.to_owned(),
+            picture: data_uri(image)?,
+            caption: outcome.best.text.clone(),
+            score: format!("{:.4}", outcome.best.score),
+            started_with: first.text,
+            started_score: format!("{:.4}", first.score),
+            stopped_by: match outcome.stopped_by {
+                mils_optim::StoppedBy::Steps => "all steps done",
+                mils_optim::StoppedBy::Converged => "nothing better came",
+                mils_optim::StoppedBy::Interrupted => "interrupted",
+            }
+            .to_owned(),
+            chart: Chart::new(steps),
+            steps: steps.iter().map(|s| StepRows::new(s, session)).collect(),
+            facts,
+        })
+    }
+}
+
+impl StepRows {
+    fn new(step: &StepView, session: &Session) -> Self {
+        let record = &step.record;
+        let title =
+            if record.step == 0 { "Start: the initial set".to_owned() } else { format!("Step {}", record.step) };
+        let note = format!("{} scored, {} kept, {} unusable or known", record.scored, record.entered, record.unusable);
+        let scores: Vec<f32> = step.pool.iter().map(|c| c.score).collect();
+        let scale = session.config.label_scale.max(1);
+        let rows = step.pool.iter().zip(session.labels(&scores)).take(ROWS);
+        let rows = rows.map(|(c, label)| Row {
+            score: format!("{:.4}", c.score),
+            bar: label * 100 / scale,
+            text: c.text.clone(),
+            new: c.step == record.step && record.step > 0,
+            step: c.step,
+        });
+        Self { title, note, rows: rows.collect() }
+    }
+}
+
+impl Chart {
+    fn new(steps: &[StepView]) -> Self {
+        let (width, height) = CHART;
+        let all = steps.iter().flat_map(|s| [s.record.best.score, s.record.mean_kept]);
+        let (lo, hi) = all.fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), v| (lo.min(v), hi.max(v)));
+        let span = (hi - lo).max(1e-4);
+        let floor = height - BOTTOM;
+        let x = |i: usize| LEFT + (width - LEFT - 12.0) * i as f32 / (steps.len().max(2) - 1) as f32;
+        let y = |v: f32| floor - (floor - TOP) * (v - lo) / span;
+        let line = |value: &dyn Fn(&StepView) -> f32| {
+            let point = |(i, s)| format!("{:.1},{:.1}", x(i), y(value(s)));
+            steps.iter().enumerate().map(point).collect::<Vec<_>>().join(" ")
+        };
+        let every = steps.len().div_ceil(12).max(1);
+        Self {
+            width,
+            height,
+            best: line(&|s| s.record.best.score),
+            mean: line(&|s| s.record.mean_kept),
+            points: steps
+                .iter()
+                .enumerate()
+                .map(|(i, s)| {
+                    (x(i), y(s.record.best.score), format!("{:.4} {}", s.record.best.score, s.record.best.text))
+                })
+                .collect(),
+            x_labels: (0..steps.len()).step_by(every).map(|i| (x(i), i.to_string())).collect(),
+            y_labels: [lo, lo + span / 2.0, lo + span].map(|v| (y(v), format!("{v:.3}"))).to_vec(),
+            left: LEFT,
+            floor,
+        }
+    }
+}
+
+fn data_uri(image: &RgbImage) -> Result<String> {
+    let (w, h) = image.dimensions();
+    let longest = w.max(h);
+    let small;
+    let shown = if longest > THUMBNAIL {
+        let scale = |side: u32| (u64::from(side) * u64::from(THUMBNAIL) / u64::from(longest)).max(1) as u32;
+        small = image::imageops::resize(image, scale(w), scale(h), FilterType::Triangle);
+        &small
+    } else {
+        image
+    };
+    let mut bytes = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 88)
+        .encode_image(shown)
+        .context("cannot encode the report's picture")?;
+    Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes)))
+}
+
+impl Report {
+    /// Writes the file, whole or not at all.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, path: &Path, session: &Session) -> Result<()> {
+        let mut environment = Environment::new();
+        environment.set_auto_escape_callback(|_| AutoEscape::Html);
+        environment.add_template("report", TEMPLATE)?;
+        let html = environment.get_template("report")?.render(context! {
+            files => Value::from(Serde(&self.files)),
+            names => Value::from(Serde(&session.names)),
+            settings => Value::from(Serde(&session.config)),
+            temperature => session.temperature,
+            version => env!("CARGO_PKG_VERSION"),
+        })?;
+        let place = || format!("cannot write the report {}", path.display());
+        let folder = match path.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        let mut file = tempfile::Builder::new().prefix(".mils-report").tempfile_in(folder).with_context(place)?;
+        file.write_all(html.as_bytes()).with_context(place)?;
+        let kept = file.persist(path).map_err(|e| e.error).with_context(place)?;
+        // Temporary files are private; a report is an ordinary file.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            kept.set_permissions(std::fs::Permissions::from_mode(0o644)).with_context(place)?;
+        }
+        drop(kept);
+        Ok(())
+    }
+}

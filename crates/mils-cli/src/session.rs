@@ -1,0 +1,272 @@
+//! The models of a pack, loaded once, and the run of the loop on a picture.
+
+use anyhow::{Context, Result, bail};
+use mils_cpu::Cpu;
+use mils_encoder::{ClipEncoder, ClipFiles, DualEncoder, Embeddings};
+use mils_gpu::Gpu;
+use mils_graph::Backend;
+use mils_llm::{LlamaGenerator, LlamaOptions};
+use mils_media::RgbImage;
+use mils_models::Pack;
+use mils_optim::prompt::PromptTemplate;
+use mils_optim::{
+    BoxError, Config, Event, Feedback, Generator, Optimizer, Outcome, Proposals, Request, Scorer, relative_labels,
+};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+/// Where the encoder runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum BackendChoice {
+    /// A real GPU if there is one, otherwise the CPU
+    #[default]
+    Auto,
+    /// The GPU, also a software driver's
+    Gpu,
+    /// The CPU
+    Cpu,
+}
+
+/// What the command line may set; the rest is the pack's.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Most steps.
+    pub steps: Option<usize>,
+    /// Texts kept.
+    pub keep: Option<usize>,
+    /// Texts asked for.
+    pub propose: Option<usize>,
+    /// Sampling temperature.
+    pub temperature: Option<f32>,
+    /// Seed.
+    pub seed: u64,
+    /// What the generator gets to see; other than true for ablations only.
+    pub feedback: Feedback,
+    /// Set to end a generation early.
+    pub cancel: Arc<AtomicBool>,
+}
+
+/// Names of what took part in a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelNames {
+    /// The pack.
+    pub pack: String,
+    /// The encoder.
+    pub scorer: String,
+    /// The language model.
+    pub generator: String,
+    /// Where the encoder ran.
+    pub backend: String,
+}
+
+/// Wall-clock seconds by phase.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Seconds {
+    /// Loading the models and embedding the initial set; once a session.
+    pub load: f64,
+    /// Embedding the picture.
+    pub image: f64,
+    /// Language model.
+    pub generate: f64,
+    /// Embedding and comparing texts.
+    pub score: f64,
+    /// From the picture to the caption.
+    pub total: f64,
+}
+
+/// A finished run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The loop's result.
+    pub outcome: Outcome,
+    /// Times.
+    pub seconds: Seconds,
+}
+
+/// Models in memory, ready to caption.
+pub struct Session {
+    /// Names for reports.
+    pub names: ModelNames,
+    /// The settings in force.
+    pub config: Config,
+    /// The temperature in force.
+    pub temperature: f32,
+    encoder: ClipEncoder,
+    generator: LlamaGenerator,
+    initial: Vec<String>,
+    /// Embeddings of the initial set, and where each text is in them.
+    initial_rows: Embeddings,
+    initial_index: HashMap<String, usize>,
+    load_seconds: f64,
+}
+
+/// Opens a backend. The second value says what was chosen and why, for people.
+///
+/// # Errors
+/// If a GPU was asked for and there is none.
+pub fn open_backend(choice: BackendChoice) -> Result<(Box<dyn Backend>, String)> {
+    if choice == BackendChoice::Cpu {
+        return Ok((Box::new(Cpu::new()), "the CPU".into()));
+    }
+    match (Gpu::open(), choice) {
+        (Ok(gpu), BackendChoice::Gpu) => {
+            let note = if gpu.is_software() { ", a software driver: the CPU backend is faster" } else { "" };
+            let text = format!("{}{note}", gpu.name());
+            Ok((Box::new(gpu), text))
+        }
+        (Ok(gpu), _) if !gpu.is_software() => {
+            let text = gpu.name();
+            Ok((Box::new(gpu), text))
+        }
+        (Err(error), BackendChoice::Gpu) => bail!("--backend gpu: {error}"),
+        (Ok(gpu), _) => Ok((Box::new(Cpu::new()), format!("the CPU ({} is a software driver)", gpu.name()))),
+        (Err(_), _) => Ok((Box::new(Cpu::new()), "the CPU (no GPU found)".into())),
+    }
+}
+
+impl Session {
+    /// Loads everything that a pack names. `say` is told what is going on.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or a device cannot be had.
+    pub fn open(pack: Pack, options: &Options, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<Self> {
+        let begin = Instant::now();
+        let (backend, chosen) = open_backend(backend)?;
+        say(&format!("encoder on {chosen}"));
+        let initial = pack.initial_texts()?;
+        let settings = &pack.settings;
+        let config = Config {
+            steps: options.steps.unwrap_or(settings.steps),
+            keep: options.keep.unwrap_or(settings.keep),
+            propose: options.propose.unwrap_or(settings.propose),
+            seed: options.seed,
+            label_scale: settings.label_scale,
+            patience: (settings.patience > 0).then_some(settings.patience),
+            feedback: options.feedback,
+        };
+        let temperature = options.temperature.unwrap_or(settings.temperature);
+        say("loading the language model");
+        let template = PromptTemplate::new(&pack.prompt.system, &pack.prompt.user)
+            .with_context(|| format!("pack `{}`", pack.name))?;
+        let llama = LlamaOptions {
+            context: pack.generator.context,
+            sequences: pack.generator.sequences,
+            lines: pack.generator.lines,
+            temperature,
+            top_p: settings.top_p,
+            cancel: Arc::clone(&options.cancel),
+            ..LlamaOptions::default()
+        };
+        let generator = LlamaGenerator::open(&pack.generator_path(), llama, template)?;
+        say("loading the encoder");
+        let mut encoder = ClipFiles::open(&pack.scorer_path())?.load(&*backend)?;
+        say(&format!("embedding {} initial texts", initial.len()));
+        let initial_rows = encoder.embed_texts(&initial)?;
+        let initial_index = initial.iter().enumerate().map(|(i, t)| (t.clone(), i)).collect();
+        let names = ModelNames {
+            scorer: format!("{}/{}", pack.name, encoder.name()),
+            generator: generator.info().name.clone(),
+            backend: backend.name(),
+            pack: pack.name,
+        };
+        let load_seconds = begin.elapsed().as_secs_f64();
+        Ok(Self { names, config, temperature, encoder, generator, initial, initial_rows, initial_index, load_seconds })
+    }
+
+    /// Runs the loop on a picture with the pack's language model.
+    ///
+    /// # Errors
+    /// If a model fails, or says nothing usable.
+    pub fn caption(
+        &mut self,
+        image: &RgbImage,
+        observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Run> {
+        self.run(image, None, observer)
+    }
+
+    /// As [`Session::caption`], with another generator in the language model's place: for ablations.
+    ///
+    /// # Errors
+    /// As [`Session::caption`].
+    pub fn run(
+        &mut self,
+        image: &RgbImage,
+        other: Option<&mut dyn Generator>,
+        observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Run> {
+        let begin = Instant::now();
+        let image_row = self.encoder.embed_images(std::slice::from_ref(image))?;
+        let mut seconds =
+            Seconds { load: self.load_seconds, image: begin.elapsed().as_secs_f64(), ..Seconds::default() };
+        let mut scorer = ImageScorer {
+            encoder: &mut self.encoder,
+            image: image_row,
+            rows: &self.initial_rows,
+            index: &self.initial_index,
+            seconds: 0.0,
+        };
+        let inner: &mut dyn Generator = match other {
+            Some(other) => other,
+            None => &mut self.generator,
+        };
+        let mut generator = Timed { inner, seconds: 0.0 };
+        let outcome = Optimizer::new(self.config.clone()).run(&self.initial, &mut generator, &mut scorer, observer)?;
+        (seconds.generate, seconds.score) = (generator.seconds, scorer.seconds);
+        seconds.total = begin.elapsed().as_secs_f64();
+        Ok(Run { outcome, seconds })
+    }
+
+    /// Labels for showing scores to people, as the language model sees them.
+    pub fn labels(&self, scores: &[f32]) -> Vec<u32> {
+        relative_labels(scores, self.config.label_scale)
+    }
+}
+
+/// Cosine of texts with one picture; the initial set's embeddings are there already.
+struct ImageScorer<'a> {
+    encoder: &'a mut ClipEncoder,
+    image: Embeddings,
+    rows: &'a Embeddings,
+    index: &'a HashMap<String, usize>,
+    seconds: f64,
+}
+
+impl Scorer for ImageScorer<'_> {
+    fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
+        let begin = Instant::now();
+        let new: Vec<String> = texts.iter().filter(|t| !self.index.contains_key(*t)).cloned().collect();
+        let new_rows = self.encoder.embed_texts(&new)?;
+        let mut next = 0;
+        let scores = texts
+            .iter()
+            .map(|text| match self.index.get(text) {
+                Some(&row) => self.image.dot(0, self.rows, row),
+                None => {
+                    next += 1;
+                    self.image.dot(0, &new_rows, next - 1)
+                }
+            })
+            .collect();
+        self.seconds += begin.elapsed().as_secs_f64();
+        Ok(scores)
+    }
+}
+
+struct Timed<'a> {
+    inner: &'a mut dyn Generator,
+    seconds: f64,
+}
+
+impl Generator for Timed<'_> {
+    fn propose(&mut self, request: &Request<'_>) -> Result<Proposals, BoxError> {
+        let begin = Instant::now();
+        let proposals = self.inner.propose(request);
+        self.seconds += begin.elapsed().as_secs_f64();
+        proposals
+    }
+}

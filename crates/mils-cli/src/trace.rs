@@ -1,0 +1,103 @@
+//! The trace: one JSON object a line, written as the run goes.
+//!
+//! Records have a `type`: `run` (settings and models), `file`, `scored` (a text with its score and the step that
+//! brought it), `unusable` (what was said and why it was not scored), `step` (summary), `end`, `failed`.
+
+use crate::session::{ModelNames, Run, Session};
+use anyhow::{Context, Result};
+use mils_optim::Event;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// A trace being written.
+pub struct Trace {
+    path: PathBuf,
+    out: BufWriter<File>,
+}
+
+impl Trace {
+    /// Begins a trace.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn create(path: &Path, session: &Session) -> Result<Self> {
+        let out = File::create(path).with_context(|| format!("cannot write the trace {}", path.display()))?;
+        let mut trace = Self { path: path.to_owned(), out: BufWriter::new(out) };
+        let ModelNames { pack, scorer, generator, backend } = &session.names;
+        trace.write(&json!({
+            "type": "run", "version": env!("CARGO_PKG_VERSION"), "pack": pack, "scorer": scorer,
+            "generator": generator, "backend": backend, "settings": session.config,
+            "temperature": session.temperature,
+        }))?;
+        Ok(trace)
+    }
+
+    fn write(&mut self, record: &Value) -> Result<()> {
+        let place = || format!("cannot write the trace {}", self.path.display());
+        writeln!(self.out, "{record}").with_context(place)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let place = || format!("cannot write the trace {}", self.path.display());
+        self.out.flush().with_context(place)
+    }
+
+    /// A file begins.
+    ///
+    /// # Errors
+    /// If the trace cannot be written.
+    pub fn file(&mut self, file: &str) -> Result<()> {
+        self.write(&json!({"type": "file", "file": file}))
+    }
+
+    /// Writes what an event tells; flushed after every step.
+    ///
+    /// # Errors
+    /// If the trace cannot be written.
+    pub fn event(&mut self, event: &Event<'_>) -> Result<()> {
+        match event {
+            Event::Proposed { step, unusable, .. } => {
+                for u in *unusable {
+                    self.write(&json!({"type": "unusable", "step": step, "text": u.text, "reason": u.reason}))?;
+                }
+            }
+            Event::Scored { candidates, .. } => {
+                for c in *candidates {
+                    self.write(&json!({"type": "scored", "step": c.step, "text": c.text, "score": c.score}))?;
+                }
+            }
+            Event::StepFinished { record, .. } => {
+                let mut value = json!(record);
+                value["type"] = "step".into();
+                self.write(&value)?;
+                self.flush()?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A file's run has ended.
+    ///
+    /// # Errors
+    /// If the trace cannot be written.
+    pub fn end(&mut self, run: &Run) -> Result<()> {
+        let outcome = &run.outcome;
+        self.write(&json!({
+            "type": "end", "caption": outcome.best.text, "score": outcome.best.score,
+            "stopped_by": outcome.stopped_by, "counts": outcome.counts, "seconds": run.seconds,
+        }))?;
+        self.flush()
+    }
+
+    /// A file's run has failed.
+    ///
+    /// # Errors
+    /// If the trace cannot be written.
+    pub fn failed(&mut self, error: &str) -> Result<()> {
+        self.write(&json!({"type": "failed", "error": error}))?;
+        self.flush()
+    }
+}

@@ -1,0 +1,192 @@
+//! Graphs on the CPU: which buffer each value lives in, and the loop over the nodes.
+
+use crate::ops::{self, AttentionShape, Epilogue};
+use mils_graph::{
+    Attention, Backend, BackendError, DType, Graph, HostTensor, Linear, Op, Place, Plan, Program, TensorData, ValueId,
+    WeightSet,
+};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The CPU as a backend.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+impl Cpu {
+    /// Runs on rayon's global pool.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> String {
+        "cpu".into()
+    }
+
+    fn load(&self, weights: Vec<(String, HostTensor)>) -> Result<Box<dyn WeightSet>, BackendError> {
+        Ok(Box::new(CpuWeights(Arc::new(weights.into_iter().collect()))))
+    }
+}
+
+struct CpuWeights(Arc<HashMap<String, HostTensor>>);
+
+struct CpuProgram {
+    graph: Graph,
+    weights: Arc<HashMap<String, HostTensor>>,
+    places: Vec<Place>,
+    slots: Vec<Vec<f32>>,
+}
+
+impl WeightSet for CpuWeights {
+    fn compile(&self, graph: &Graph) -> Result<Box<dyn Program>, BackendError> {
+        for node in graph.nodes() {
+            let Op::Weight { name } = &node.op else { continue };
+            let tensor = self.0.get(name).ok_or_else(|| BackendError::MissingWeight(name.clone()))?;
+            if tensor.shape() != node.shape || tensor.as_f32().is_none() {
+                return Err(BackendError::Mismatch {
+                    name: name.clone(),
+                    expected: format!("F32 {:?}", node.shape),
+                    found: format!("{:?}", tensor.shape()),
+                });
+            }
+        }
+        let Plan { places, slots } = graph.plan();
+        let slots = slots.into_iter().map(|n| vec![0.0; n]).collect();
+        let graph = graph.clone();
+        Ok(Box::new(CpuProgram { graph, weights: Arc::clone(&self.0), places, slots }))
+    }
+}
+
+impl CpuProgram {
+    fn floats<'a>(&'a self, inputs: &'a [HostTensor], id: ValueId) -> &'a [f32] {
+        let storage = self.graph.storage(id);
+        let n = self.graph.node(id).elements();
+        let all = match self.places[storage.index()] {
+            Place::Input(i) => inputs[i].as_f32().unwrap_or_default(),
+            Place::Slot(s) => &self.slots[s],
+            Place::Weight => match &self.graph.node(storage).op {
+                Op::Weight { name } => self.weights.get(name).and_then(HostTensor::as_f32).unwrap_or_default(),
+                _ => &[],
+            },
+        };
+        &all[..n]
+    }
+
+    fn indices<'a>(&self, inputs: &'a [HostTensor], id: ValueId) -> &'a [u32] {
+        match self.places[self.graph.storage(id).index()] {
+            Place::Input(i) => inputs[i].as_u32().unwrap_or_default(),
+            _ => &[],
+        }
+    }
+
+    /// Computes one node into `out`, which is not among the operands: a slot is free only after its last reader.
+    fn step(&self, inputs: &[HostTensor], node: usize, out: &mut [f32]) {
+        let value = |id| self.floats(inputs, id);
+        let shape = |id| self.graph.shape(id);
+        match self.graph.nodes()[node].op {
+            Op::Input { .. } | Op::Weight { .. } | Op::Reshape { .. } => {}
+            Op::Linear(Linear { x, weight, bias, activation, residual }) => {
+                let (n, k) = (shape(weight)[0], shape(weight)[1]);
+                let epilogue = Epilogue { bias: bias.map(value), activation, residual: residual.map(value) };
+                ops::linear(out, value(x), value(weight), [out.len() / n, n, k], epilogue);
+            }
+            Op::LayerNorm { x, gamma, beta, eps } => ops::layer_norm(out, value(x), value(gamma), value(beta), eps),
+            Op::Attention(Attention { q, k, v, heads, causal, scale }) => {
+                let s = AttentionShape {
+                    batch: shape(q)[0],
+                    queries: shape(q)[1],
+                    keys: shape(k)[1],
+                    heads,
+                    head_dim: shape(q)[2] / heads,
+                    causal,
+                    scale,
+                };
+                ops::attention(out, value(q), value(k), value(v), s);
+            }
+            Op::Embedding { table, ids } => {
+                ops::gather(out, value(table), self.indices(inputs, ids), shape(table)[1]);
+            }
+            Op::GatherRows { x, rows } => ops::gather(out, value(x), self.indices(inputs, rows), shape(x)[1]),
+            Op::Add { a, b } => ops::add(out, value(a), value(b)),
+            Op::Patchify { image, patch } => {
+                let s = shape(image);
+                ops::patchify(out, value(image), [s[0], s[1], s[2], s[3]], patch);
+            }
+            Op::PrependToken { token, x } => ops::prepend(out, value(token), value(x), shape(x)[1]),
+            Op::L2Normalize { x } => ops::l2_normalize(out, value(x), self.graph.node(x).width()),
+            Op::Activation { x, activation } => ops::activation(out, value(x), activation),
+        }
+    }
+}
+
+impl Program for CpuProgram {
+    fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, BackendError> {
+        self.graph.check_inputs(inputs)?;
+        for i in 0..self.graph.nodes().len() {
+            let node = &self.graph.nodes()[i];
+            if matches!(node.op, Op::Reshape { .. }) {
+                continue;
+            }
+            let Place::Slot(slot) = self.places[i] else { continue };
+            let n = node.elements();
+            // Taken out so that the operands can be borrowed; put back right after.
+            let mut buffer = std::mem::take(&mut self.slots[slot]);
+            self.step(inputs, i, &mut buffer[..n]);
+            self.slots[slot] = buffer;
+        }
+        self.graph
+            .outputs()
+            .iter()
+            .map(|&id| {
+                let node = self.graph.node(id);
+                let data = match node.dtype {
+                    DType::F32 => TensorData::F32(self.floats(inputs, id).to_vec()),
+                    DType::U32 => TensorData::U32(self.indices(inputs, id).to_vec()),
+                };
+                Ok(match data {
+                    TensorData::F32(data) => HostTensor::f32(&node.shape, data)?,
+                    TensorData::U32(data) => HostTensor::u32(&node.shape, data)?,
+                })
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mils_graph::Activation;
+
+    #[test]
+    fn slots_are_reused_and_outputs_survive() {
+        let mut g = Graph::new();
+        let x = g.input("x", &[4]).unwrap();
+        let mut v = g.activation(x, Activation::None).unwrap();
+        g.output(v);
+        for _ in 0..6 {
+            v = g.add(v, x).unwrap();
+        }
+        g.output(v);
+        let weights = Cpu::new().load(vec![]).unwrap();
+        let mut program = weights.compile(&g).unwrap();
+        let input = HostTensor::f32(&[4], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
+        for _ in 0..2 {
+            let out = program.run(std::slice::from_ref(&input)).unwrap();
+            assert_eq!(out[0].as_f32().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+            assert_eq!(out[1].as_f32().unwrap(), [7.0, 14.0, 21.0, 28.0]);
+        }
+    }
+
+    #[test]
+    fn weights_are_checked_at_compile_time() {
+        let mut g = Graph::new();
+        let w = g.weight("w", &[2, 2]).unwrap();
+        g.output(w);
+        let none = Cpu::new().load(vec![]).unwrap();
+        assert!(matches!(none.compile(&g), Err(BackendError::MissingWeight(_))));
+        let wrong = HostTensor::f32(&[4], vec![0.0; 4]).unwrap();
+        let wrong = Cpu::new().load(vec![("w".into(), wrong)]).unwrap();
+        assert!(matches!(wrong.compile(&g), Err(BackendError::Mismatch { .. })));
+    }
+}

@@ -1,0 +1,78 @@
+//! What can be wrong with a checkpoint or a run.
+
+use mils_graph::{BackendError, GraphError, TensorError};
+use std::path::PathBuf;
+
+/// Why an encoder could not be opened or run. Every message is one line and names the file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncoderError {
+    /// A file of the checkpoint cannot be read.
+    #[error("{}: {problem}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// A tensor is not there.
+    #[error("{}: tensor `{name}` {expected:?} is missing", path.display())]
+    MissingTensor {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape by config.json.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape than config.json says.
+    #[error("{}: tensor `{name}` should be {expected:?} by config.json but is {found:?}", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// By config.json.
+        expected: Vec<usize>,
+        /// In the file.
+        found: Vec<usize>,
+    },
+    /// Tensors that the model has no place for.
+    #[error("{}: {count} tensors do not belong to this model, the first is `{name}`", path.display())]
+    LeftOver {
+        /// The file.
+        path: PathBuf,
+        /// The first of them.
+        name: String,
+        /// How many there are.
+        count: usize,
+    },
+    /// A text cannot be tokenised.
+    #[error("cannot tokenise {text:?}: {problem}")]
+    Tokenize {
+        /// The beginning of the text.
+        text: String,
+        /// Why.
+        problem: String,
+    },
+    /// An image cannot be brought to the model's size.
+    #[error(transparent)]
+    Preprocess(#[from] mils_media::PreprocessError),
+    /// The shapes of config.json do not fit together.
+    #[error("config.json asks for a model that cannot be built: {0}")]
+    Graph(#[from] GraphError),
+    /// The device failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// Shape and data do not fit together.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+impl EncoderError {
+    pub(crate) fn file(path: impl Into<PathBuf>, problem: impl ToString) -> Self {
+        let problem = problem.to_string();
+        let problem = problem.split_whitespace().collect::<Vec<_>>().join(" ");
+        Self::File { path: path.into(), problem }
+    }
+}

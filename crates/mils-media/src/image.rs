@@ -1,0 +1,4 @@
+//! Still images.
+
+pub(crate) mod decode;
+pub(crate) mod preprocess;

@@ -1,0 +1,218 @@
+//! The loop itself.
+
+use crate::pool::{Pool, normal, relative_labels};
+use crate::types::{
+    Candidate, Config, Counts, Error, Event, Feedback, Generator, Labelled, Outcome, Proposals, Request, Scorer,
+    StepRecord, StoppedBy, Unusable, UnusableReason, Usage,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::ops::ControlFlow;
+
+/// So many steps in a row may bring nothing usable before a run gives up.
+const BARREN_STEPS: usize = 3;
+
+/// Runs the loop: score the initial set, keep the best K, ask for N more, score those, merge, repeat.
+///
+/// Unlike the reference code, a text is scored once a run, ties are broken by first appearance, what cannot be used is
+/// counted with its reason, and the run stops early when the kept texts stop changing.
+pub struct Optimizer {
+    config: Config,
+}
+
+/// The state of one run.
+struct Run<'a> {
+    config: &'a Config,
+    pool: Pool,
+    counts: Counts,
+    records: Vec<StepRecord>,
+    kept: Vec<usize>,
+}
+
+impl Optimizer {
+    /// A loop with these settings.
+    pub fn new(config: Config) -> Self {
+        Self { config }
+    }
+
+    /// Runs it. `observer` is told what happens and may end the run with `Break`; the best so far is then the result.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn run(
+        &self,
+        initial: &[String],
+        generator: &mut dyn Generator,
+        scorer: &mut dyn Scorer,
+        observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Outcome, Error> {
+        for (name, value) in [("keep", self.config.keep), ("propose", self.config.propose)] {
+            if value == 0 {
+                return Err(Error::Setting(name));
+            }
+        }
+        let mut run = Run {
+            config: &self.config,
+            pool: Pool::default(),
+            counts: Counts::default(),
+            records: Vec::new(),
+            kept: Vec::new(),
+        };
+        let (mut fresh, unusable) = run.sort_out(initial.to_vec());
+        if fresh.is_empty() {
+            return Err(Error::EmptyInitialSet);
+        }
+        let mut flow = run.score(0, &mut fresh, unusable.len(), Usage::default(), scorer, observer)?;
+        let (mut still, mut barren) = (0, 0);
+        let mut stopped_by = StoppedBy::Steps;
+        for step in 1..=self.config.steps {
+            if flow.is_break() {
+                break;
+            }
+            if self.config.patience.is_some_and(|p| still >= p) {
+                stopped_by = StoppedBy::Converged;
+                break;
+            }
+            let before = run.kept.clone();
+            let shown = run.shown(step);
+            if observer(&Event::Proposing { step, pool: &shown }).is_break() {
+                flow = ControlFlow::Break(());
+                break;
+            }
+            let seed = self.config.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64);
+            let request = Request { step, pool: &shown, count: self.config.propose, seed };
+            let Proposals { texts, mut unusable, usage } = generator.propose(&request).map_err(Error::Generator)?;
+            let proposed = texts.len();
+            let (mut fresh, rejected) = run.sort_out(texts);
+            barren = if proposed == 0 { barren + 1 } else { 0 };
+            if proposed == 0 && (step == 1 || barren >= BARREN_STEPS) {
+                return Err(Error::NothingUsable { step, said: excerpt(&unusable) });
+            }
+            unusable.extend(rejected);
+            let event = Event::Proposed { step, fresh: fresh.len(), unusable: &unusable, usage };
+            if observer(&event).is_break() {
+                flow = ControlFlow::Break(());
+                break;
+            }
+            flow = run.score(step, &mut fresh, unusable.len(), usage, scorer, observer)?;
+            still = if run.kept == before { still + 1 } else { 0 };
+        }
+        if flow.is_break() {
+            stopped_by = StoppedBy::Interrupted;
+        }
+        Ok(run.outcome(stopped_by))
+    }
+}
+
+/// The beginning of what was said, for an error message.
+fn excerpt(unusable: &[Unusable]) -> String {
+    let said: Vec<&str> = unusable.iter().map(|u| u.text.trim()).filter(|t| !t.is_empty()).collect();
+    let said = normal(&said.join(" / "));
+    if said.chars().count() > 200 { said.chars().take(200).chain("…".chars()).collect() } else { said }
+}
+
+impl Run<'_> {
+    /// Splits texts into those never seen before, in normal form, and the rest.
+    fn sort_out(&mut self, texts: Vec<String>) -> (Vec<String>, Vec<Unusable>) {
+        let mut fresh: Vec<String> = Vec::with_capacity(texts.len());
+        let mut taken = std::collections::HashSet::new();
+        let mut rejected = Vec::new();
+        for text in texts {
+            let clean = normal(&text);
+            let reason = if clean.is_empty() {
+                UnusableReason::Empty
+            } else if self.pool.contains(&clean) || taken.contains(&clean) {
+                self.counts.memo_hits += 1;
+                UnusableReason::Duplicate
+            } else {
+                taken.insert(clean.clone());
+                fresh.push(clean);
+                continue;
+            };
+            rejected.push(Unusable { text, reason });
+        }
+        (fresh, rejected)
+    }
+
+    fn score(
+        &mut self,
+        step: usize,
+        fresh: &mut Vec<String>,
+        unusable: usize,
+        usage: Usage,
+        scorer: &mut dyn Scorer,
+        observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
+        let scores = if fresh.is_empty() { vec![] } else { scorer.score(fresh).map_err(Error::Scorer)? };
+        if scores.len() != fresh.len() {
+            return Err(Error::ScoreCount { expected: fresh.len(), found: scores.len() });
+        }
+        if let Some(i) = scores.iter().position(|s| !s.is_finite()) {
+            return Err(Error::NotFinite { score: scores[i], text: fresh.swap_remove(i) });
+        }
+        let first = self.pool.all().len();
+        for (text, score) in fresh.drain(..).zip(scores) {
+            self.pool.insert(Candidate { text, score, step });
+        }
+        let scored = self.pool.all().len() - first;
+        self.counts.scored += scored;
+        self.counts.unusable += unusable;
+        self.counts.usage += usage;
+        let flow = observer(&Event::Scored { step, candidates: &self.pool.all()[first..] });
+        self.kept = self.best();
+        let kept: Vec<Candidate> = self.kept.iter().map(|&i| self.pool.all()[i].clone()).collect();
+        let record = StepRecord {
+            step,
+            best: kept[0].clone(),
+            mean_kept: kept.iter().map(|c| c.score).sum::<f32>() / kept.len() as f32,
+            scored,
+            entered: self.kept.iter().filter(|&&i| i >= first).count(),
+            unusable,
+            usage,
+        };
+        let done = observer(&Event::StepFinished { record: &record, pool: &kept });
+        self.records.push(record);
+        Ok(if flow.is_break() { flow } else { done })
+    }
+
+    /// The truly best texts, whatever the generator is shown.
+    fn best(&self) -> Vec<usize> {
+        self.pool.top(self.config.keep, |i| self.pool.all()[i].score)
+    }
+
+    /// What the generator is shown, best last.
+    fn shown(&self, step: usize) -> Vec<Labelled> {
+        let all = self.pool.all();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed ^ (step as u64).rotate_left(32));
+        let mut shown: Vec<(usize, f32)> = match self.config.feedback {
+            Feedback::True => self.kept.iter().map(|&i| (i, all[i].score)).collect(),
+            Feedback::PermuteScores => {
+                let mut scores: Vec<f32> = all.iter().map(|c| c.score).collect();
+                shuffle(&mut scores, &mut rng);
+                let top = self.pool.top(self.config.keep, |i| scores[i]);
+                top.into_iter().map(|i| (i, scores[i])).collect()
+            }
+            Feedback::PermuteLabels => {
+                let mut scores: Vec<f32> = self.kept.iter().map(|&i| all[i].score).collect();
+                shuffle(&mut scores, &mut rng);
+                self.kept.iter().copied().zip(scores).collect()
+            }
+        };
+        shown.sort_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        let scores: Vec<f32> = shown.iter().map(|s| s.1).collect();
+        let labels = relative_labels(&scores, self.config.label_scale);
+        let show = |(&(i, score), label): (&(usize, f32), u32)| Labelled { text: all[i].text.clone(), score, label };
+        shown.iter().zip(labels).map(show).collect()
+    }
+
+    fn outcome(self, stopped_by: StoppedBy) -> Outcome {
+        let pool: Vec<Candidate> = self.kept.iter().map(|&i| self.pool.all()[i].clone()).collect();
+        Outcome { best: pool[0].clone(), pool, steps: self.records, counts: self.counts, stopped_by }
+    }
+}
+
+fn shuffle(values: &mut [f32], rng: &mut ChaCha8Rng) {
+    for i in (1..values.len()).rev() {
+        values.swap(i, rng.random_range(0..=i));
+    }
+}

@@ -1,0 +1,305 @@
+//! The traits and plain data of the loop.
+
+use serde::{Deserialize, Serialize};
+
+/// Any error of a generator or a scorer.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Says how well texts fit the thing that is described. Higher is better.
+pub trait Scorer {
+    /// One finite score a text, in order.
+    ///
+    /// # Errors
+    /// Whatever keeps it from scoring; the run ends with it.
+    fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError>;
+}
+
+/// Proposes new texts from scored ones.
+pub trait Generator {
+    /// About `request.count` texts; fewer or more are taken as they come.
+    ///
+    /// # Errors
+    /// Whatever keeps it from generating at all; the run ends with it.
+    fn propose(&mut self, request: &Request<'_>) -> Result<Proposals, BoxError>;
+}
+
+/// What a generator is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// 1 for the first step.
+    pub step: usize,
+    /// The texts that were kept, worst first, best last.
+    pub pool: &'a [Labelled],
+    /// How many new texts are wanted.
+    pub count: usize,
+    /// Differs from step to step; all randomness of the answer should come from it.
+    pub seed: u64,
+}
+
+/// A kept text as the generator sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Labelled {
+    /// The text.
+    pub text: String,
+    /// Its score as the scorer gave it.
+    pub score: f32,
+    /// Its score as shown: 0 for the worst of the list to [`Config::label_scale`] for the best.
+    pub label: u32,
+}
+
+/// A generator's answer.
+#[derive(Clone, Debug, Default)]
+pub struct Proposals {
+    /// Usable texts.
+    pub texts: Vec<String>,
+    /// What was said but cannot be used, with the reason.
+    pub unusable: Vec<Unusable>,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+/// Why something that a generator said is not scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum UnusableReason {
+    /// Nothing left after cleaning.
+    Empty,
+    /// Cut off by the token limit.
+    Truncated,
+    /// Longer than a caption may be.
+    TooLong,
+    /// Talk around the list: "Sure, here are …".
+    Chatter,
+    /// A reasoning block.
+    Thinking,
+    /// More lines than were asked for.
+    Surplus,
+    /// The same text was proposed or scored before.
+    Duplicate,
+}
+
+/// Something that was said but not scored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unusable {
+    /// What was said.
+    pub text: String,
+    /// Why it is not scored.
+    pub reason: UnusableReason,
+}
+
+/// What a generation cost, in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u64,
+    /// Of those, taken from the KV cache of the step before.
+    pub reused_tokens: u64,
+    /// Tokens that were generated, over all sequences.
+    pub generated_tokens: u64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.reused_tokens += other.reused_tokens;
+        self.generated_tokens += other.generated_tokens;
+    }
+}
+
+/// What the generator gets to see; all but the first are ablations that show what the feedback is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Feedback {
+    /// The best texts with their scores.
+    #[default]
+    True,
+    /// No feedback: scores are permuted over all texts, anew in each step, before the best are chosen.
+    PermuteScores,
+    /// The truly best texts, but with each other's scores, and in the order of those.
+    PermuteLabels,
+}
+
+/// Settings of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Most steps; 0 only scores the initial set.
+    pub steps: usize,
+    /// How many texts go back to the generator (the paper's K).
+    pub keep: usize,
+    /// How many texts are asked for in a step (the paper's N).
+    pub propose: usize,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Labels run from 0 to this.
+    pub label_scale: u32,
+    /// Stop when the kept texts did not change for so many steps in a row; `None`: never.
+    pub patience: Option<usize>,
+    /// What the generator gets to see.
+    pub feedback: Feedback,
+}
+
+impl Default for Config {
+    /// The paper's image-captioning settings (K = N = 50, 10 steps), with a convergence stop.
+    fn default() -> Self {
+        Self {
+            steps: 10,
+            keep: 50,
+            propose: 50,
+            seed: 0,
+            label_scale: 100,
+            patience: Some(3),
+            feedback: Feedback::True,
+        }
+    }
+}
+
+/// A scored text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The text.
+    pub text: String,
+    /// Its score.
+    pub score: f32,
+    /// The step that proposed it; 0 is the initial set.
+    pub step: usize,
+}
+
+/// What happened in one step. Step 0 is the scoring of the initial set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// The step.
+    pub step: usize,
+    /// The best text so far.
+    pub best: Candidate,
+    /// Mean score of the kept texts.
+    pub mean_kept: f32,
+    /// Texts that were scored for the first time.
+    pub scored: usize,
+    /// How many of them were kept.
+    pub entered: usize,
+    /// What was said and not scored.
+    pub unusable: usize,
+    /// What the generation cost.
+    pub usage: Usage,
+}
+
+/// Totals of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Texts that were scored.
+    pub scored: usize,
+    /// Scores that were asked for and known already.
+    pub memo_hits: usize,
+    /// Things that were said and not scored, duplicates included.
+    pub unusable: usize,
+    /// Tokens.
+    pub usage: Usage,
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoppedBy {
+    /// All steps were done.
+    Steps,
+    /// The kept texts stopped changing.
+    Converged,
+    /// The observer asked for it.
+    Interrupted,
+}
+
+/// The result of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The best text.
+    pub best: Candidate,
+    /// The kept texts, best first.
+    pub pool: Vec<Candidate>,
+    /// What happened, step by step.
+    pub steps: Vec<StepRecord>,
+    /// Totals.
+    pub counts: Counts,
+    /// Why it ended.
+    pub stopped_by: StoppedBy,
+}
+
+/// What a run tells while it goes; enough to draw progress and to write a trace.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// The generator is about to be asked.
+    Proposing {
+        /// The step.
+        step: usize,
+        /// What it is shown, best last.
+        pool: &'a [Labelled],
+    },
+    /// The generator has answered.
+    Proposed {
+        /// The step.
+        step: usize,
+        /// New texts, about to be scored.
+        fresh: usize,
+        /// What cannot be used.
+        unusable: &'a [Unusable],
+        /// What it cost.
+        usage: Usage,
+    },
+    /// New texts have scores.
+    Scored {
+        /// The step.
+        step: usize,
+        /// The new texts.
+        candidates: &'a [Candidate],
+    },
+    /// A step is done.
+    StepFinished {
+        /// Its summary.
+        record: &'a StepRecord,
+        /// The kept texts, best first.
+        pool: &'a [Candidate],
+    },
+}
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is nothing to start from.
+    #[error("the initial set is empty; give at least one text")]
+    EmptyInitialSet,
+    /// A setting makes no sense.
+    #[error("`{0}` must be at least 1")]
+    Setting(&'static str),
+    /// The generator failed.
+    #[error("the generator failed: {0}")]
+    Generator(#[source] BoxError),
+    /// The scorer failed.
+    #[error("the scorer failed: {0}")]
+    Scorer(#[source] BoxError),
+    /// The scorer returned too few or too many scores.
+    #[error("the scorer returned {found} scores for {expected} texts")]
+    ScoreCount {
+        /// How many texts it was given.
+        expected: usize,
+        /// How many scores came back.
+        found: usize,
+    },
+    /// The scorer returned NaN or an infinity.
+    #[error("the scorer gave {score} to {text:?}; check the model's weights")]
+    NotFinite {
+        /// The score.
+        score: f32,
+        /// The text.
+        text: String,
+    },
+    /// The generator said nothing that can be used.
+    #[error("the generator said nothing usable in step {step}; it said: {said:?}")]
+    NothingUsable {
+        /// The step.
+        step: usize,
+        /// The beginning of what it said.
+        said: String,
+    },
+}

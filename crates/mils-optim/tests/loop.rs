@@ -1,0 +1,185 @@
+//! The loop against closures: what it promises for any generator and scorer.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use mils_optim::*;
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+struct Closure<F>(F);
+
+impl<F: FnMut(&Request<'_>) -> Proposals> Generator for Closure<F> {
+    fn propose(&mut self, request: &Request<'_>) -> Result<Proposals, BoxError> {
+        Ok((self.0)(request))
+    }
+}
+
+impl<F: FnMut(&str) -> f32> Scorer for Closure<F> {
+    fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
+        Ok(texts.iter().map(|t| (self.0)(t)).collect())
+    }
+}
+
+fn texts(all: &[&str]) -> Vec<String> {
+    all.iter().map(|&t| t.into()).collect()
+}
+
+/// Mutates letters of shown texts; everything from the request's seed.
+fn mutate(request: &Request<'_>) -> Proposals {
+    let mut rng = ChaCha8Rng::seed_from_u64(request.seed);
+    let one = |_| {
+        let mut bytes = request.pool[rng.random_range(0..request.pool.len())].text.clone().into_bytes();
+        let at = rng.random_range(0..bytes.len());
+        bytes[at] = b'a' + rng.random_range(0..26_u8);
+        String::from_utf8(bytes).unwrap()
+    };
+    Proposals { texts: (0..request.count).map(one).collect(), ..Proposals::default() }
+}
+
+/// How many letters agree with a hidden word.
+fn agreement(text: &str) -> f32 {
+    text.bytes().zip(b"lighthouse".iter()).filter(|(a, b)| a == *b).count() as f32
+}
+
+fn run(config: Config) -> Outcome {
+    let initial = texts(&["aaaaaaaaaa", "llllllllll", "eeeeeeeeee", "oooooooooo"]);
+    let go = &mut |_: &Event<'_>| ControlFlow::Continue(());
+    Optimizer::new(config).run(&initial, &mut Closure(mutate), &mut Closure(agreement), go).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn the_same_seed_is_the_same_run(seed in any::<u64>(), keep in 1_usize..8, propose in 1_usize..12) {
+        for feedback in [Feedback::True, Feedback::PermuteScores, Feedback::PermuteLabels] {
+            let config = Config { steps: 6, keep, propose, seed, feedback, ..Config::default() };
+            prop_assert_eq!(run(config.clone()), run(config));
+        }
+    }
+
+    #[test]
+    fn the_best_never_gets_worse_and_every_text_is_scored_once(seed in any::<u64>()) {
+        let mut times: HashMap<String, usize> = HashMap::new();
+        let mut scorer = Closure(|t: &str| { *times.entry(t.into()).or_default() += 1; agreement(t) });
+        let config = Config { steps: 8, keep: 5, propose: 10, seed, ..Config::default() };
+        let go = &mut |_: &Event<'_>| ControlFlow::Continue(());
+        let initial = texts(&["aaaaaaaaaa", "llllllllll"]);
+        let outcome = Optimizer::new(config).run(&initial, &mut Closure(mutate), &mut scorer, go).unwrap();
+        prop_assert!(times.values().all(|&n| n == 1));
+        prop_assert_eq!(outcome.counts.scored, times.len());
+        for pair in outcome.steps.windows(2) {
+            prop_assert!(pair[1].best.score >= pair[0].best.score);
+            // Once the pool is full, a text enters only by being better than one that leaves.
+            let before: usize = outcome.steps.iter().take(pair[0].step + 1).map(|r| r.scored).sum();
+            prop_assert!(before < 5 || pair[1].mean_kept >= pair[0].mean_kept);
+        }
+    }
+}
+
+#[test]
+fn feedback_finds_what_permuted_scores_do_not() {
+    let end = |feedback| {
+        let of =
+            |seed| run(Config { steps: 60, keep: 4, propose: 20, seed, feedback, patience: None, ..Config::default() });
+        (0..5).map(|seed| of(seed).best.score).sum::<f32>() / 5.0
+    };
+    let (with, without) = (end(Feedback::True), end(Feedback::PermuteScores));
+    assert!(with > without + 2.0, "{with} against {without}");
+}
+
+#[test]
+fn permuted_labels_show_the_true_texts_with_each_others_scores() {
+    let mut shown = Vec::new();
+    let mut generator = Closure(|r: &Request<'_>| {
+        shown.push(r.pool.to_vec());
+        mutate(r)
+    });
+    let initial: Vec<String> = (0..12).map(|i| format!("{}{}", "l".repeat(i + 1), "z".repeat(11 - i))).collect();
+    let rank = |t: &str| t.matches('l').count() as f32;
+    let config = Config { steps: 1, keep: 6, propose: 2, feedback: Feedback::PermuteLabels, ..Config::default() };
+    let go = &mut |_: &Event<'_>| ControlFlow::Continue(());
+    Optimizer::new(config).run(&initial, &mut generator, &mut Closure(rank), go).unwrap();
+    let list = &shown[0];
+    assert!(list.iter().all(|l| rank(&l.text) >= 7.0), "only truly best texts");
+    assert!(list.windows(2).all(|w| w[0].label <= w[1].label), "in the order of the labels");
+    assert!(list.iter().any(|l| l.score != rank(&l.text)), "but not their own");
+}
+
+#[test]
+fn stops_when_the_kept_texts_stop_changing() {
+    let mut n = 0;
+    let mut generator = Closure(|_: &Request<'_>| {
+        n += 1;
+        Proposals { texts: vec![format!("worse {n}")], ..Proposals::default() }
+    });
+    let mut scorer = Closure(|t: &str| if t.starts_with("worse") { 0.0 } else { 1.0 });
+    let config = Config { steps: 20, keep: 2, propose: 1, patience: Some(3), ..Config::default() };
+    let go = &mut |_: &Event<'_>| ControlFlow::Continue(());
+    let outcome = Optimizer::new(config).run(&texts(&["x", "y"]), &mut generator, &mut scorer, go).unwrap();
+    assert_eq!((outcome.stopped_by, outcome.steps.len()), (StoppedBy::Converged, 4));
+}
+
+#[test]
+fn an_observer_can_end_the_run_and_keeps_the_best() {
+    let stop = &mut |e: &Event<'_>| match e {
+        Event::StepFinished { record, .. } if record.step == 2 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let config = Config { steps: 9, keep: 3, propose: 5, ..Config::default() };
+    let initial = texts(&["aaaaaaaaaa"]);
+    let outcome = Optimizer::new(config).run(&initial, &mut Closure(mutate), &mut Closure(agreement), stop).unwrap();
+    assert_eq!((outcome.stopped_by, outcome.steps.len()), (StoppedBy::Interrupted, 3));
+}
+
+#[test]
+fn duplicates_and_blanks_are_counted_not_scored() {
+    let said = ["  new   text ", "new text", "x", "", " "];
+    let mut generator = Closure(|_: &Request<'_>| Proposals { texts: texts(&said), ..Proposals::default() });
+    let mut reasons = Vec::new();
+    let see = &mut |e: &Event<'_>| {
+        if let Event::Proposed { unusable, .. } = e {
+            reasons.extend(unusable.iter().map(|u| u.reason));
+        }
+        ControlFlow::Continue(())
+    };
+    let config = Config { steps: 1, keep: 2, propose: 5, ..Config::default() };
+    let outcome = Optimizer::new(config).run(&texts(&["x"]), &mut generator, &mut Closure(|_: &str| 0.5), see).unwrap();
+    use UnusableReason::{Duplicate, Empty};
+    assert_eq!(reasons, [Duplicate, Duplicate, Empty, Empty]);
+    assert_eq!((outcome.counts.scored, outcome.counts.memo_hits, outcome.counts.unusable), (2, 2, 4));
+    assert_eq!(outcome.pool[1].text, "new text", "ties go to what was seen first");
+}
+
+#[test]
+fn a_generator_that_says_nothing_usable_ends_the_run_with_what_it_said() {
+    let said = Unusable { text: "I cannot\nsee images.".into(), reason: UnusableReason::Chatter };
+    let mut generator = Closure(|_: &Request<'_>| Proposals { unusable: vec![said.clone()], ..Proposals::default() });
+    let go = &mut |_: &Event<'_>| ControlFlow::Continue(());
+    let error = Optimizer::new(Config::default())
+        .run(&texts(&["x"]), &mut generator, &mut Closure(|_: &str| 0.5), go)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("nothing usable in step 1") && error.contains("I cannot see images."), "{error}");
+}
+
+#[test]
+fn bad_scores_and_settings_are_errors() {
+    struct Short;
+    impl Scorer for Short {
+        fn score(&mut self, _: &[String]) -> Result<Vec<f32>, BoxError> {
+            Ok(vec![0.0])
+        }
+    }
+    let go = &mut |_: &Event<'_>| ControlFlow::Continue(());
+    let two = texts(&["x", "y"]);
+    let of = |c: Config, s: &mut dyn Scorer, i: &[String], go: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>| {
+        Optimizer::new(c).run(i, &mut Closure(mutate), s, go).unwrap_err()
+    };
+    let d = Config::default;
+    assert!(matches!(of(d(), &mut Short, &two, go), Error::ScoreCount { expected: 2, found: 1 }));
+    assert!(matches!(of(d(), &mut Closure(|_: &str| f32::NAN), &two, go), Error::NotFinite { .. }));
+    assert!(matches!(of(d(), &mut Short, &[], go), Error::EmptyInitialSet));
+    assert!(matches!(of(Config { keep: 0, ..d() }, &mut Short, &two, go), Error::Setting("keep")));
+}

@@ -1,0 +1,84 @@
+// softmax(scale * q k^T) v with an online softmax in f32. One workgroup of 64 computes one query row of one head:
+// keys come in chunks of 64, a lane scores one key of the chunk, then each lane accumulates its columns of v.
+// Grid: (queries, heads, batch). Head dimension at most 256.
+
+struct Params { queries: u32, keys: u32, heads: u32, head_dim: u32, scale: f32, causal: u32, pad0: u32, pad1: u32 }
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<f32>;
+@group(0) @binding(2) var<storage, read> k: array<f32>;
+@group(0) @binding(3) var<storage, read> v: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+
+const CHUNK: u32 = 64u;
+var<workgroup> query: array<f32, 256>;
+var<workgroup> weights: array<f32, 64>;
+var<workgroup> maxima: array<f32, 64>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let d = params.head_dim;
+    let width = params.heads * d;
+    let head = group.y * d;
+    let q_row = (group.z * params.queries + group.x) * width + head;
+    for (var i = lane; i < d; i += CHUNK) {
+        query[i] = q[q_row + i] * params.scale;
+    }
+    workgroupBarrier();
+    var seen = params.keys;
+    if params.causal != 0u {
+        seen = group.x + 1u;
+    }
+    var acc = vec4(0.0);
+    var largest = -3.0e38;
+    var total = 0.0;
+    for (var start = 0u; start < seen; start += CHUNK) {
+        let key = start + lane;
+        var score = -3.0e38;
+        if key < seen {
+            let row = (group.z * params.keys + key) * width + head;
+            score = 0.0;
+            for (var i = 0u; i < d; i++) {
+                score = fma(query[i], k[row + i], score);
+            }
+        }
+        maxima[lane] = score;
+        workgroupBarrier();
+        for (var half = 32u; half > 0u; half /= 2u) {
+            if lane < half {
+                maxima[lane] = max(maxima[lane], maxima[lane + half]);
+            }
+            workgroupBarrier();
+        }
+        let new_largest = max(largest, maxima[0]);
+        let correction = exp(largest - new_largest);
+        largest = new_largest;
+        var weight = 0.0;
+        if key < seen {
+            weight = exp(score - largest);
+        }
+        weights[lane] = weight;
+        workgroupBarrier();
+        let count = min(CHUNK, seen - start);
+        total *= correction;
+        acc *= correction;
+        for (var j = 0u; j < count; j++) {
+            let p = weights[j];
+            total += p;
+            let row = (group.z * params.keys + start + j) * width + head;
+            for (var c = 0u; c < 4u; c++) {
+                let column = lane + c * CHUNK;
+                if column < d {
+                    acc[c] = fma(p, v[row + column], acc[c]);
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+    for (var c = 0u; c < 4u; c++) {
+        let column = lane + c * CHUNK;
+        if column < d {
+            out[q_row + column] = acc[c] / total;
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Validates every shader variant with naga and writes down what it binds, so that a mistake in a shader is an error
+//! of the build, not of somebody's run.
+
+use naga::front::wgsl;
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::{AddressSpace, StorageAccess};
+use std::fmt::Write;
+
+#[expect(unreachable_pub, reason = "the same file is the public part of the library")]
+mod variants {
+    include!("variants.rs");
+}
+
+fn main() {
+    println!("cargo::rerun-if-changed=.");
+    let mut table = String::from("static INTERFACES: &[Interface] = &[\n");
+    for kernel in variants::Kernel::all() {
+        match reflect(&kernel.source()) {
+            Ok(entry) => table.push_str(&entry),
+            Err(problem) => {
+                println!("cargo::error={kernel:?}: {}", problem.replace('\n', " | "));
+                return;
+            }
+        }
+    }
+    table.push_str("];\n");
+    let folder = std::env::var_os("OUT_DIR").map(std::path::PathBuf::from).unwrap_or_default();
+    if let Err(error) = std::fs::write(folder.join("interfaces.rs"), table) {
+        println!("cargo::error=cannot write the shader interfaces: {error}");
+    }
+}
+
+fn reflect(source: &str) -> Result<String, String> {
+    let module = wgsl::parse_str(source).map_err(|e| e.emit_to_string(source))?;
+    Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .validate(&module)
+        .map_err(|e| e.emit_to_string(source))?;
+    let [entry] = &module.entry_points[..] else { return Err("one entry point is expected".into()) };
+    let mut bindings: Vec<(u32, &str)> = Vec::new();
+    for (_, variable) in module.global_variables.iter() {
+        let Some(binding) = &variable.binding else { continue };
+        if binding.group != 0 {
+            return Err("only bind group 0 is used".into());
+        }
+        let kind = match variable.space {
+            AddressSpace::Uniform => "Uniform",
+            AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => "ReadWrite",
+            AddressSpace::Storage { .. } => "Read",
+            other => return Err(format!("a binding in {other:?}")),
+        };
+        bindings.push((binding.binding, kind));
+    }
+    bindings.sort_unstable();
+    if bindings.iter().enumerate().any(|(i, b)| b.0 as usize != i) {
+        return Err("bindings must be numbered 0, 1, 2, …".into());
+    }
+    let kinds: String = bindings.iter().fold(String::new(), |mut all, (_, kind)| {
+        // Writing to a String does not fail.
+        let _ = write!(all, "Binding::{kind}, ");
+        all
+    });
+    Ok(format!("    Interface {{ bindings: &[{kinds}], workgroup_size: {:?} }},\n", entry.workgroup_size))
+}

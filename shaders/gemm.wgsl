@@ -1,0 +1,63 @@
+// out[M, N] = activate(x[M, K] * weight[N, K]^T + bias[N]) + residual[M, N], accumulated in f32.
+// One workgroup computes a TILE x TILE block; each of its (TILE/4)^2 threads a 4 x 4 block in registers. Both operands
+// pass through workgroup memory in slices of 16 along K. With VEC4, K is a multiple of 4 and operands are read as
+// vec4. Bindings that a variant does not use (bias, residual) are given the weight buffer.
+
+struct Params { m: u32, n: u32, k: u32, pad: u32 }
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<operand>;
+@group(0) @binding(2) var<storage, read> weight: array<operand>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read> residual: array<f32>;
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+
+const SLICE: u32 = 16u;
+const SIDE: u32 = TILE / 4u;
+const THREADS: u32 = SIDE * SIDE;
+
+// [k][row], so that a thread's four rows are next to each other.
+var<workgroup> xs: array<f32, SLICE * TILE>;
+var<workgroup> ws: array<f32, SLICE * TILE>;
+
+@compute @workgroup_size(SIDE, SIDE)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row0 = group.y * TILE;
+    let col0 = group.x * TILE;
+    var acc: array<vec4<f32>, 4>;
+    for (var k0 = 0u; k0 < params.k; k0 += SLICE) {
+        load_slice(row0, col0, k0, lane);
+        workgroupBarrier();
+        for (var k = 0u; k < SLICE; k++) {
+            let at_x = k * TILE + local.y * 4u;
+            let at_w = k * TILE + local.x * 4u;
+            let w = vec4(ws[at_w], ws[at_w + 1u], ws[at_w + 2u], ws[at_w + 3u]);
+            for (var i = 0u; i < 4u; i++) {
+                acc[i] = fma(vec4(xs[at_x + i]), w, acc[i]);
+            }
+        }
+        workgroupBarrier();
+    }
+    for (var i = 0u; i < 4u; i++) {
+        let row = row0 + local.y * 4u + i;
+        for (var j = 0u; j < 4u; j++) {
+            let col = col0 + local.x * 4u + j;
+            if row < params.m && col < params.n {
+                var v = acc[i][j];
+                if BIAS {
+                    v += bias[col];
+                }
+                v = activate(v);
+                let at = row * params.n + col;
+                if RESIDUAL {
+                    v += residual[at];
+                }
+                out[at] = v;
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+// The kernels and their variants. Compiled into the library and, to validate every variant, into build.rs.
+
+/// Elementwise functions of the kernels; the numbers are those of shared/activate.wgsl.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// x
+    None = 0,
+    /// x * sigmoid(1.702 x)
+    QuickGelu = 1,
+    /// GELU by the error function.
+    Gelu = 2,
+    /// GELU by tanh.
+    GeluTanh = 3,
+}
+
+/// A variant of the matrix product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Gemm {
+    /// Side of the block that a workgroup computes: 32 or 64.
+    pub tile: u32,
+    /// Reads four elements at a time; K must be a multiple of 4.
+    pub vec4: bool,
+    /// Adds a bias.
+    pub bias: bool,
+    /// Adds a residual, last.
+    pub residual: bool,
+    /// Applied after the bias.
+    pub activation: Activation,
+}
+
+/// A compute shader in one of its variants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// gemm.wgsl
+    Gemm(Gemm),
+    /// attention.wgsl
+    Attention,
+    /// layer_norm.wgsl
+    LayerNorm,
+    /// l2_normalize.wgsl
+    L2Normalize,
+    /// gather.wgsl
+    Gather,
+    /// add.wgsl
+    Add,
+    /// activation.wgsl
+    Activation(Activation),
+    /// patchify.wgsl
+    Patchify,
+    /// prepend_token.wgsl
+    PrependToken,
+}
+
+const ACTIVATIONS: [Activation; 4] =
+    [Activation::None, Activation::QuickGelu, Activation::Gelu, Activation::GeluTanh];
+
+impl Kernel {
+    /// Every variant that there is.
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![
+            Self::Attention,
+            Self::LayerNorm,
+            Self::L2Normalize,
+            Self::Gather,
+            Self::Add,
+            Self::Patchify,
+            Self::PrependToken,
+        ];
+        for activation in ACTIVATIONS {
+            all.push(Self::Activation(activation));
+            for bits in 0..16 {
+                let tile = if bits & 8 == 0 { 32 } else { 64 };
+                let (vec4, bias, residual) = (bits & 4 != 0, bits & 2 != 0, bits & 1 != 0);
+                all.push(Self::Gemm(Gemm { tile, vec4, bias, residual, activation }));
+            }
+        }
+        all
+    }
+
+    /// The WGSL: a prelude of constants, shared parts, and the file. WGSL lets declarations come in any order.
+    pub fn source(self) -> String {
+        let activate = include_str!("shared/activate.wgsl");
+        let reduce = include_str!("shared/reduce.wgsl");
+        let function = |a: Activation| format!("const ACTIVATION: u32 = {}u;\n", a as u32);
+        match self {
+            Self::Gemm(g) => {
+                let load =
+                    if g.vec4 { include_str!("shared/load_vec4.wgsl") } else { include_str!("shared/load_scalar.wgsl") };
+                let constants = format!(
+                    "const TILE: u32 = {}u;\nconst BIAS: bool = {};\nconst RESIDUAL: bool = {};\n{}",
+                    g.tile,
+                    g.bias,
+                    g.residual,
+                    function(g.activation)
+                );
+                [&constants, activate, load, include_str!("gemm.wgsl")].concat()
+            }
+            Self::Activation(a) => [&function(a), activate, include_str!("activation.wgsl")].concat(),
+            Self::LayerNorm => [reduce, include_str!("layer_norm.wgsl")].concat(),
+            Self::L2Normalize => [reduce, include_str!("l2_normalize.wgsl")].concat(),
+            Self::Attention => include_str!("attention.wgsl").to_owned(),
+            Self::Gather => include_str!("gather.wgsl").to_owned(),
+            Self::Add => include_str!("add.wgsl").to_owned(),
+            Self::Patchify => include_str!("patchify.wgsl").to_owned(),
+            Self::PrependToken => include_str!("prepend_token.wgsl").to_owned(),
+        }
+    }
+}

@@ -162,14 +162,11 @@ impl Pack {
     /// If there is no such pack, its file is damaged, or something that it names is missing.
     pub fn find(name: &str) -> Result<Self, PackError> {
         let given = Path::new(name);
-        let looks_like_path = name.contains(['/', '\\']) || name.ends_with(".toml") || given.is_dir();
-        let file = if !looks_like_path {
-            search_path().into_iter().flat_map(|dir| candidates(&dir, name)).find(|p| p.is_file())
-        } else if given.is_dir() {
-            Some(given.join("pack.toml"))
-        } else {
-            Some(given.to_owned())
-        };
+        // A bare word is a name first: a folder called `demo` where somebody works must not hide the pack.
+        let is_path = name.contains(['/', '\\']) || name.ends_with(".toml");
+        let by_name = || search_path().into_iter().flat_map(|dir| candidates(&dir, name)).find(|p| p.is_file());
+        let as_folder = || given.is_dir().then(|| given.join("pack.toml"));
+        let file = if is_path { as_folder().or_else(|| Some(given.to_owned())) } else { by_name().or_else(as_folder) };
         let file = file.ok_or_else(|| PackError::Unknown { name: name.to_owned(), known: known().join(", ") })?;
         Self::read(&file)
     }
@@ -313,7 +310,7 @@ mod tests {
         let file = dir.path().join("pack.toml");
         for (text, says) in [
             (GOOD.replace("user", "usr"), "usr"),
-            (format!("{GOOD}[loop]\nsteps = 'many'\n"), "line 10"),
+            (format!("{GOOD}[loop]\nsteps = 'many'\n"), "line 11"),
             ("name = ".to_owned(), "line 1"),
             (String::new(), "missing field"),
         ] {

@@ -181,7 +181,7 @@ def main():
     ap.add_argument("--out", required=True)
     ap.add_argument("--minutes", type=float, default=40, help="wall-clock budget; the learning rate follows it")
     ap.add_argument("--steps", type=int, default=0, help="a step budget instead of --minutes: reproducible")
-    ap.add_argument("--batch", type=int, default=160)
+    ap.add_argument("--batch", type=int, default=128)
     ap.add_argument("--size", type=int, default=112)
     ap.add_argument("--patch", type=int, default=14)
     ap.add_argument("--width", type=int, default=192)
@@ -257,17 +257,11 @@ def main():
         at += args.batch
 
         texts, text_atoms = [], []
-        columns = []
-        for column in range(3):
+        for column in range(2):
             for i in idx:
                 full, options, negatives = data.texts[i]
-                if column == 0:
-                    text, facts = full[rng.integers(len(full))]
-                elif column == 1:
-                    text, facts = negatives[rng.integers(len(negatives))]
-                else:
-                    pool = options if rng.random() < 0.5 else negatives
-                    text, facts = pool[rng.integers(len(pool))]
+                pool = full if column == 0 else options if rng.random() < 0.25 else negatives
+                text, facts = pool[rng.integers(len(pool))]
                 texts.append(data.ids[text])
                 text_atoms.append(facts)
         truth = [data.truth[i] for i in idx]
@@ -287,7 +281,7 @@ def main():
         n = len(idx)
         loss_t = F.cross_entropy(logits[:, :n].T, (beta * f1[:, :n].T).softmax(1))
         fade = 1 - 0.8 * done
-        loss = loss_i + 0.5 * loss_t + 0.5 * graded + fade * (0.5 * patch_loss + 0.1 * facts_loss)
+        loss = loss_i + 0.5 * loss_t + 0.5 * graded + fade * (1.0 * patch_loss + 0.1 * facts_loss)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)

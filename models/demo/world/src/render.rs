@@ -30,6 +30,7 @@ pub struct Picture {
     pub objects: Vec<Placed>,
 }
 
+#[derive(Clone)]
 struct Spot {
     noun: u8,
     colour: u8,
@@ -43,7 +44,7 @@ struct Spot {
 pub fn render(scene: &Scene) -> Picture {
     let mut rng = ChaCha8Rng::seed_from_u64(scene.seed);
     let short = rng.random_range(112..=240_u32);
-    let long = (short as f32 * rng.random_range(1.0..1.34)) as u32;
+    let long = (short as f32 * rng.random_range(1.0..1.16)) as u32;
     let (w, h) = if rng.random_bool(0.5) { (long, short) } else { (short, long) };
     let spots = place(scene, w as f32, h as f32, &mut rng);
 
@@ -80,84 +81,83 @@ pub fn render(scene: &Scene) -> Picture {
     Picture { image, objects }
 }
 
-fn side(size: u8, short: f32, cap: f32, rng: &mut impl Rng) -> f32 {
-    let share = if size == 0 { rng.random_range(0.19..0.24) } else { rng.random_range(0.33..0.41_f32).min(cap) };
-    share * short
+/// Cells of the invisible grid that objects stand on, along each side. Small objects take 2 x 2 cells, big ones 3 x 3.
+/// A grid keeps the world easy enough for the demo's tiny encoder; real encoders need no such help.
+const CELLS: f32 = 8.0;
+/// The share of its cells that an object fills.
+const FILL: f32 = 0.95;
+
+fn cells(size: u8) -> u32 {
+    u32::from(size) + 2
+}
+
+/// Turns cells into pixels: `(column, row)` is the upper left cell, `n` the object's cells.
+fn spot((noun, colour, size): (u8, u8, u8), (column, row): (f32, f32), n: u32, (w, h): (f32, f32)) -> Spot {
+    let (cell_w, cell_h, n) = (w / CELLS, h / CELLS, n as f32);
+    let side = n * cell_w.min(cell_h) * FILL;
+    Spot { noun, colour, size, x: (column + n / 2.0) * cell_w, y: (row + n / 2.0) * cell_h, side }
 }
 
 fn place(scene: &Scene, w: f32, h: f32, rng: &mut ChaCha8Rng) -> Vec<Spot> {
-    let short = w.min(h);
     match scene.facts.content {
         Content::One { noun, colour, count, size, position } => {
             let size = size.unwrap_or(0);
-            let cap = if count == 3 { 0.315 } else { 0.41 };
-            let side = side(size, short, cap, rng);
-            let position = position.unwrap_or(4);
-            // Lay the group out along x, as if for the top; the other positions turn it.
-            let vertical = position < 2;
-            let (along, across) = if vertical { (h, w) } else { (w, h) };
-            let n = f32::from(count);
-            let pitch = side * rng.random_range(1.04..1.25);
-            let pitch = pitch.min((along - side) / (n - 1.0).max(1.0)).max(side);
-            let span = pitch * (n - 1.0) + side;
-            let slack = ((along - span) / 2.0).max(0.0);
-            let wander = slack.min(along * 0.14);
-            let start = (along - span) / 2.0 + rng.random_range(-1.0..=1.0) * wander;
-            let near = side / 2.0 + across * rng.random_range(0.01..0.07);
-            let cross = match position {
-                0 | 2 => near,
-                1 | 3 => across - near,
-                _ => across * rng.random_range(0.46..0.54),
+            let (n, room) = (cells(size) as f32, CELLS);
+            let many = f32::from(count);
+            // Three big objects are closer than their cells.
+            let pitch = if many * n > room { (room - n) / (many - 1.0) } else { n };
+            let slack = ((room - (pitch * (many - 1.0) + n)) / 2.0).max(0.0);
+            let wander = slack.min(1.0);
+            let start = (slack + rng.random_range(-1.0..=1.0) * wander).round().clamp(0.0, 2.0 * slack);
+            let middle = (room - n) / 2.0;
+            let cross = match position.unwrap_or(4) {
+                0 | 2 => 0.0,
+                1 | 3 => room - n,
+                _ if rng.random_bool(0.5) => middle.floor(),
+                _ => middle.ceil(),
             };
+            let vertical = position.unwrap_or(4) < 2;
             (0..count)
                 .map(|i| {
-                    let p = start + side / 2.0 + pitch * f32::from(i);
-                    let (x, y) = if vertical { (cross, p) } else { (p, cross) };
-                    Spot { noun, colour, size, x, y, side }
+                    let along = start + pitch * f32::from(i);
+                    let at = if vertical { (cross, along) } else { (along, cross) };
+                    spot((noun, colour, size), at, cells(size), (w, h))
                 })
                 .collect()
         }
         Content::Two { a, relation, b } => {
-            let (sa, sb) = (side(a.size, short, 0.41, rng), side(b.size, short, 0.41, rng));
-            let above = relation == Relation::Above;
-            let (along, across) = if above { (h, w) } else { (w, h) };
-            let slack = (along - sa - sb).max(0.0);
-            let gap = slack * rng.random_range(0.15..0.7);
-            let start = (slack - gap) * rng.random_range(0.0..1.0);
-            let wide = sa.max(sb);
-            let centre = wide / 2.0 + (across - wide) * rng.random_range(0.1..0.9);
-            let mut spots = Vec::new();
-            for (t, s, from) in [(a, sa, start), (b, sb, start + sa + gap)] {
-                let p = from + s / 2.0;
-                let jitter = rng.random_range(-0.08..0.08) * across;
-                let cross = (centre + jitter).clamp(s / 2.0, across - s / 2.0);
-                let (x, y) = if above { (cross, p) } else { (p, cross) };
-                spots.push(Spot { noun: t.noun, colour: t.colour, size: t.size, x, y, side: s });
-            }
-            spots
+            let (na, nb) = (cells(a.size), cells(b.size));
+            let room = CELLS as u32;
+            let first = rng.random_range(0..=room - na - nb);
+            let second = rng.random_range(first + na..=room - nb);
+            let cross = rng.random_range(0..=room - na);
+            let beside = (cross + rng.random_range(0..3)).saturating_sub(1).min(room - nb);
+            [(a, first, cross, na), (b, second, beside, nb)]
+                .map(|(t, along, cross, n)| {
+                    let (along, cross) = (along as f32, cross as f32);
+                    let at = if relation == Relation::Above { (cross, along) } else { (along, cross) };
+                    spot((t.noun, t.colour, t.size), at, n, (w, h))
+                })
+                .to_vec()
         }
         Content::Three(objects) => scatter(&objects, w, h, rng),
     }
 }
 
-/// Places three objects anywhere without overlap, smaller when it does not work out.
+/// Places three objects on free cells, starting over when one finds no place.
 fn scatter(objects: &[(u8, u8); 3], w: f32, h: f32, rng: &mut ChaCha8Rng) -> Vec<Spot> {
-    let mut largest = 0.36;
     loop {
+        let mut taken: Vec<(u32, u32, u32)> = Vec::new();
         let mut spots: Vec<Spot> = Vec::new();
         for &(noun, colour) in objects {
-            let share = rng.random_range(0.2..largest);
-            let side = share * w.min(h);
+            let size = rng.random_range(0..2_u8);
+            let n = cells(size);
             for _ in 0..30 {
-                let x = rng.random_range(side / 2.0..w - side / 2.0);
-                let y = rng.random_range(side / 2.0..h - side / 2.0);
-                let free = spots.iter().all(|s| {
-                    let reach = (s.side + side) / 2.0;
-                    (s.x - x).abs() > reach || (s.y - y).abs() > reach
-                });
+                let (x, y) = (rng.random_range(0..=CELLS as u32 - n), rng.random_range(0..=CELLS as u32 - n));
+                let free = taken.iter().all(|&(tx, ty, tn)| x >= tx + tn || tx >= x + n || y >= ty + tn || ty >= y + n);
                 if free {
-                    let size = u8::from(share > 0.28);
-                    spots.push(Spot { noun, colour, size, x, y, side });
+                    taken.push((x, y, n));
+                    spots.push(spot((noun, colour, size), (x as f32, y as f32), n, (w, h)));
                     break;
                 }
             }
@@ -165,7 +165,6 @@ fn scatter(objects: &[(u8, u8); 3], w: f32, h: f32, rng: &mut ChaCha8Rng) -> Vec
         if spots.len() == objects.len() {
             return spots;
         }
-        largest = (largest * 0.95_f32).max(0.21);
     }
 }
 
@@ -203,15 +202,14 @@ fn paint(rgb: Rgb, shade: f32) -> Paint<'static> {
     paint
 }
 
-/// Silhouette, details and a thin dark outline, slightly turned, sometimes mirrored.
+/// Silhouette, details and a thin dark outline, slightly turned.
 fn draw(pixmap: &mut Pixmap, spot: &Spot, rng: &mut ChaCha8Rng) {
     let icon = icons::icon(spot.noun);
     let rgb = ink(spot.colour, rng);
-    let scale = spot.side / VIEW * 0.96;
-    let mirror = if rng.random_bool(0.5) { -1.0 } else { 1.0 };
+    let scale = spot.side / VIEW;
     let transform = Transform::from_translate(-VIEW / 2.0, -VIEW / 2.0)
-        .post_scale(scale * mirror, scale)
-        .post_rotate(rng.random_range(-10.0..10.0))
+        .post_scale(scale, scale)
+        .post_rotate(rng.random_range(-4.0..4.0))
         .post_translate(spot.x, spot.y);
     let (body, detail) = if icon.solid { (0.45, 1.0) } else { (1.0, 0.5) };
     let outline = Stroke { width: 1.6, line_join: LineJoin::Round, ..Stroke::default() };

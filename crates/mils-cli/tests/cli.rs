@@ -1,0 +1,304 @@
+//! The command from end to end with the bundled pack, and with everything that can be wrong.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn mils() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
+    command.env_remove("MILS_PACKS").env("NO_COLOR", "1");
+    command
+}
+
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo")
+}
+
+/// The samples, in order.
+fn samples() -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = fs::read_dir(demo().join("samples")).unwrap().map(|e| e.unwrap().path()).collect();
+    all.retain(|p| p.extension().is_some_and(|e| e == "png"));
+    all.sort();
+    assert!(all.len() >= 3);
+    all
+}
+
+/// Runs and returns exit code, stdout and stderr.
+fn run(command: &mut Command) -> (i32, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+/// An error is one line that begins with the program's name, nothing is on stdout, and nobody panicked.
+fn fails(command: &mut Command, code: i32, says: &[&str]) {
+    let (found, stdout, stderr) = run(command);
+    assert_eq!(found, code, "{stderr}");
+    assert_eq!(stdout, "");
+    let own: Vec<&str> = stderr.lines().filter(|l| l.starts_with("mils: ")).collect();
+    assert_eq!(own.len(), 1, "{stderr}");
+    for part in says {
+        assert!(own[0].contains(part), "{part:?} is not in {stderr}");
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+/// A copy of the demo pack that can be damaged.
+fn pack() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let from = demo().join("pack");
+    fs::create_dir(dir.path().join("clip")).unwrap();
+    for file in [
+        "generator.gguf",
+        "initial.txt",
+        "clip/config.json",
+        "clip/preprocessor_config.json",
+        "clip/tokenizer.json",
+        "clip/model.safetensors",
+    ] {
+        fs::copy(from.join(file), dir.path().join(file)).unwrap();
+    }
+    let definition = fs::read_to_string(demo().join("../packs/demo.toml")).unwrap();
+    fs::write(dir.path().join("pack.toml"), definition.replace("../demo/pack", ".")).unwrap();
+    dir
+}
+
+fn caption(file: &Path) -> Command {
+    let mut command = mils();
+    command.args(["caption", "--backend", "cpu"]).arg(file);
+    command
+}
+
+#[test]
+fn text_mode_prints_the_caption_alone_and_the_same_seed_prints_the_same() {
+    let sample = &samples()[0];
+    let (code, first, stderr) = run(caption(sample).args(["--steps", "3", "--seed", "5"]));
+    assert_eq!((code, first.lines().count()), (0, 1), "{stderr}");
+    assert!(mils_demo_caption(first.trim()), "{first}");
+    assert_eq!(stderr, "", "nothing but the caption where stderr is no terminal");
+    let (_, second, _) = run(caption(sample).args(["--steps", "3", "--seed", "5"]));
+    assert_eq!(first, second);
+}
+
+/// Loosely the shape of a caption of the demo world.
+fn mils_demo_caption(text: &str) -> bool {
+    let words = text.split_whitespace().count();
+    (3..30).contains(&words) && text == text.trim() && !text.contains("<|")
+}
+
+#[test]
+fn json_trace_and_report_tell_the_same_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (trace, report) = (dir.path().join("t.jsonl"), dir.path().join("r.html"));
+    let two = &samples()[..2];
+    let mut command = caption(&two[0]);
+    command.arg(&two[1]).args(["--format", "json", "--steps", "2", "--keep", "6", "--propose", "10"]);
+    let (code, stdout, stderr) = run(command.arg("--trace").arg(&trace).arg("--report").arg(&report));
+    assert_eq!(code, 0, "{stderr}");
+    let results: Vec<Value> = stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(results.len(), 2);
+    for (result, file) in results.iter().zip(two) {
+        assert_eq!(result["file"], file.display().to_string());
+        assert!(result["score"].as_f64().unwrap().abs() <= 1.0001);
+        assert!(result["steps"].as_u64().unwrap() <= 2);
+        assert_eq!(result["settings"]["keep"], 6);
+        assert_eq!(result["models"]["backend"], "cpu");
+        for key in ["scored", "cache_hits", "unusable", "prompt_tokens", "reused_tokens", "generated_tokens"] {
+            assert!(result["counts"][key].is_u64(), "{key}");
+        }
+        for key in ["load", "image", "generate", "score", "total"] {
+            assert!(result["seconds"][key].as_f64().unwrap() >= 0.0, "{key}");
+        }
+        assert!(result["counts"]["reused_tokens"].as_u64().unwrap() > 0, "the prompt's prefix is kept");
+    }
+    let records: Vec<Value> =
+        fs::read_to_string(&trace).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let of = |kind: &str| records.iter().filter(|r| r["type"] == kind).count();
+    assert_eq!((of("run"), of("file"), of("end"), of("failed")), (1, 2, 2, 0));
+    let scored: u64 = results.iter().map(|r| r["counts"]["scored"].as_u64().unwrap()).sum();
+    let unusable: u64 = results.iter().map(|r| r["counts"]["unusable"].as_u64().unwrap()).sum();
+    assert_eq!((of("scored") as u64, of("unusable") as u64), (scored, unusable), "nothing is dropped in silence");
+    let best = records.iter().filter(|r| r["type"] == "end").map(|r| &r["caption"]);
+    assert!(best.eq(results.iter().map(|r| &r["caption"])));
+    let html = fs::read_to_string(&report).unwrap();
+    for result in &results {
+        assert!(html.contains(result["caption"].as_str().unwrap()));
+    }
+    assert!(html.contains("data:image/jpeg;base64,") && !html.contains("http"), "the report loads nothing");
+}
+
+#[test]
+fn a_bad_file_does_not_stop_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("bad.png");
+    fs::write(&bad, "not a picture").unwrap();
+    let mut command = caption(&bad);
+    let (code, stdout, stderr) = run(command.arg(&samples()[0]).args(["--steps", "1"]));
+    assert_eq!((code, stdout.lines().count()), (1, 1), "{stderr}");
+    assert!(stdout.contains('\t') && stderr.contains("bad.png: not an image"));
+}
+
+#[test]
+fn bad_pictures_are_named_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let png = fs::read(&samples()[0]).unwrap();
+    // A valid header that claims 60,000 x 60,000 pixels.
+    let mut bomb = png[..33].to_vec();
+    bomb[16..24].copy_from_slice(&[0, 0, 0xEA, 0x60, 0, 0, 0xEA, 0x60]);
+    let crc = crc32(&bomb[12..29]);
+    bomb[29..33].copy_from_slice(&crc.to_be_bytes());
+    bomb.extend(&png[33..]);
+    for (path, says) in [
+        (dir.path().join("missing.png"), "no such file"),
+        (dir.path().to_owned(), "folder"),
+        (at("empty.png", b""), "empty"),
+        (at("cut.png", &png[..png.len() / 2]), "truncated"),
+        (at("text.jpg", b"hello"), "looks like text"),
+        (at("doc.png", b"%PDF-1.7"), "PDF"),
+        (at("bomb.png", &bomb), "more than the limit"),
+    ] {
+        let name = path.display().to_string();
+        fails(&mut caption(&path), 1, &[&name, says]);
+    }
+}
+
+/// CRC-32 as PNG has it.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, &b| {
+        (0..8).fold(crc ^ u32::from(b), |c, _| if c & 1 == 1 { (c >> 1) ^ 0xEDB8_8320 } else { c >> 1 })
+    })
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    for arguments in [
+        &["caption"][..],
+        &["caption", "x.png", "--backend", "tpu"],
+        &["caption", "x.png", "--keep", "0"],
+        &["caption", "x.png", "--temperature", "hot"],
+        &["describe", "x.png"],
+        &[],
+    ] {
+        assert_eq!(run(mils().args(arguments)).0, 2, "{arguments:?}");
+    }
+    assert!(run(mils().args(["caption", "--help"])).1.contains("Examples:"));
+}
+
+#[test]
+fn bad_packs_are_named_in_one_line() {
+    let sample = &samples()[0];
+    let with = |pack: &Path| {
+        let mut command = caption(sample);
+        command.arg("--pack").arg(pack);
+        command
+    };
+    fails(caption(sample).args(["--pack", "nonsense"]), 1, &["no pack `nonsense`", "demo"]);
+    let damage = |change: &dyn Fn(&Path), says: &[&str]| {
+        let dir = pack();
+        change(dir.path());
+        fails(&mut with(dir.path()), 1, says);
+    };
+    let remove = |name: &'static str| move |dir: &Path| fs::remove_file(dir.join(name)).unwrap();
+    let write = |name: &'static str, text: &'static str| move |dir: &Path| fs::write(dir.join(name), text).unwrap();
+    damage(&remove("pack.toml"), &["pack.toml", "no such pack file"]);
+    damage(&remove("generator.gguf"), &["incomplete", "generator.gguf"]);
+    damage(&remove("initial.txt"), &["incomplete", "initial.txt"]);
+    damage(&remove("clip/tokenizer.json"), &["tokenizer.json", "missing"]);
+    damage(&remove("clip/config.json"), &["config.json", "missing"]);
+    damage(&remove("clip/model.safetensors"), &["model.safetensors", "missing"]);
+    damage(&write("pack.toml", "name = 3"), &["pack.toml", "line 1"]);
+    damage(&write("initial.txt", "\n"), &["initial.txt", "no texts"]);
+    damage(&write("generator.gguf", "This is no model."), &["generator.gguf", "not a GGUF"]);
+    damage(&write("generator.gguf", "GG"), &["generator.gguf", "not a GGUF"]);
+    damage(&write("clip/config.json", "{"), &["config.json", "JSON"]);
+    damage(&write("clip/config.json", r#"{"model_type": "bert"}"#), &["config.json", "bert"]);
+    damage(&write("clip/model.safetensors", "x"), &["model.safetensors", "safetensors"]);
+    damage(
+        &|dir| {
+            let file = dir.join("generator.gguf");
+            let bytes = fs::read(&file).unwrap();
+            fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+        },
+        &["generator.gguf", "damaged"],
+    );
+    damage(
+        &|dir| {
+            let file = dir.join("clip/model.safetensors");
+            let bytes = fs::read(&file).unwrap();
+            fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+        },
+        &["model.safetensors", "not a complete"],
+    );
+}
+
+/// Rewrites the tensors' names and shapes in a safetensors header.
+fn edit_header(dir: &Path, from: &str, to: &str) {
+    let file = dir.join("clip/model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&bytes[8..8 + length]).unwrap();
+    assert!(header.contains(from), "{from} is not in the header");
+    let header = header.replacen(from, to, 1);
+    let mut out = (header.len() as u64).to_le_bytes().to_vec();
+    out.extend(header.as_bytes());
+    out.extend(&bytes[8 + length..]);
+    fs::write(&file, out).unwrap();
+}
+
+#[test]
+fn tensors_that_are_missing_left_over_or_misshapen_are_named() {
+    let config = |dir: &Path, from: &str, to: &str| {
+        let file = dir.join("clip/config.json");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from));
+        fs::write(&file, text.replacen(from, to, 1)).unwrap();
+    };
+    let damage = |change: &dyn Fn(&Path), says: &[&str]| {
+        let dir = pack();
+        change(dir.path());
+        fails(caption(&samples()[0]).arg("--pack").arg(dir.path()), 1, says);
+    };
+    damage(
+        &|d| edit_header(d, "\"text_projection.weight\"", "\"text_projektion.weight\""),
+        &["text_projektion.weight", "do not belong"],
+    );
+    damage(
+        &|d| config(d, "\"projection_dim\": 192", "\"projection_dim\": 191"),
+        &["projection", "should be", "191", "192"],
+    );
+    damage(&|d| config(d, "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4"), &["layers.3", "is missing"]);
+    damage(&|d| config(d, "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2"), &["layers.2", "do not belong"]);
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_said() {
+    let mut command = mils();
+    command.args(["caption", "--backend", "gpu"]).arg(&samples()[0]);
+    let nowhere = "/nonexistent.json";
+    command.env("VK_DRIVER_FILES", nowhere).env("VK_ICD_FILENAMES", nowhere);
+    if cfg!(target_os = "linux") {
+        fails(&mut command, 1, &["--backend gpu", "no GPU was found"]);
+    }
+    // Left to itself the program takes the CPU then.
+    let mut auto = mils();
+    auto.args(["caption", "--steps", "1"]).arg(&samples()[0]);
+    assert_eq!(run(auto.env("VK_DRIVER_FILES", nowhere).env("VK_ICD_FILENAMES", nowhere)).0, 0);
+}
+
+#[test]
+fn an_unwritable_report_or_trace_is_said() {
+    fails(caption(&samples()[0]).args(["--trace", "/nonexistent/t.jsonl"]), 1, &["cannot write the trace"]);
+}
+
+#[test]
+fn packs_are_listed() {
+    let (code, stdout, _) = run(mils().arg("packs"));
+    assert!(code == 0 && stdout.lines().any(|l| l.starts_with("demo\t") && !l.contains("not usable")));
+}

@@ -1,0 +1,110 @@
+//! The llama.cpp generator with the bundled demo model.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use mils_llm::{LlamaError, LlamaGenerator, LlamaOptions};
+use mils_optim::prompt::PromptTemplate;
+use mils_optim::{Generator, Labelled, Proposals, Request};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+fn model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo/pack/generator.gguf")
+}
+
+fn options() -> LlamaOptions {
+    LlamaOptions { context: 1024, sequences: 8, lines: 1, temperature: 1.0, top_p: 0.95, ..LlamaOptions::default() }
+}
+
+fn open(options: LlamaOptions) -> LlamaGenerator {
+    let pack = mils_models::Pack::find("demo").unwrap();
+    let template = PromptTemplate::new(&pack.prompt.system, &pack.prompt.user).unwrap();
+    LlamaGenerator::open(&model(), options, template).unwrap()
+}
+
+fn pool(texts: &[&str]) -> Vec<Labelled> {
+    let scale = 100 / texts.len() as u32;
+    (0..).zip(texts).map(|(i, t)| Labelled { text: (*t).into(), score: i as f32, label: i * scale }).collect()
+}
+
+const TEXTS: [&str; 4] = [
+    "a red car",
+    "a big blue dog on the left",
+    "there is a small red dog, in the snow",
+    "a big red dog on the left, in the snow",
+];
+
+fn ask(generator: &mut LlamaGenerator, pool: &[Labelled], count: usize, seed: u64) -> Proposals {
+    generator.propose(&Request { step: 1, pool, count, seed }).unwrap()
+}
+
+#[test]
+fn the_same_seed_says_the_same_and_another_does_not() {
+    let pool = pool(&TEXTS);
+    let mut generator = open(options());
+    let first = ask(&mut generator, &pool, 8, 1);
+    assert_eq!(first.texts.len() + first.unusable.len(), 8);
+    assert_eq!(first.texts, ask(&mut generator, &pool, 8, 1).texts);
+    assert_eq!(first.texts, ask(&mut open(options()), &pool, 8, 1).texts);
+    assert_ne!(first.texts, ask(&mut generator, &pool, 8, 2).texts);
+}
+
+#[test]
+fn the_shared_prefix_is_reused_and_changes_nothing() {
+    let mut warm = open(options());
+    ask(&mut warm, &pool(&TEXTS[..3]), 4, 7);
+    let reused = ask(&mut warm, &pool(&TEXTS), 4, 7);
+    let fresh = ask(&mut open(options()), &pool(&TEXTS), 4, 7);
+    assert_eq!(fresh.usage.reused_tokens, 0);
+    assert!(reused.usage.reused_tokens > 20, "{:?}", reused.usage);
+    assert_eq!(reused.usage.prompt_tokens, fresh.usage.prompt_tokens);
+    assert_eq!(reused.texts, fresh.texts);
+}
+
+#[test]
+fn sequences_side_by_side_are_each_what_they_are_alone() {
+    let greedy = |sequences| LlamaOptions { temperature: 0.0, sequences, ..options() };
+    let alone = ask(&mut open(greedy(1)), &pool(&TEXTS), 1, 3).texts;
+    let together = ask(&mut open(greedy(6)), &pool(&TEXTS), 6, 3).texts;
+    assert_eq!((alone.len(), together.len()), (1, 6));
+    assert!(together.iter().all(|t| *t == alone[0]), "{together:?} against {alone:?}");
+    // More than there are sequences: several rounds.
+    assert_eq!(ask(&mut open(greedy(2)), &pool(&TEXTS), 5, 3).texts, together[..5]);
+}
+
+#[test]
+fn a_cancelled_generation_returns_at_once() {
+    let options = options();
+    let cancel = std::sync::Arc::clone(&options.cancel);
+    let mut generator = open(options);
+    cancel.store(true, Ordering::Relaxed);
+    let cut = ask(&mut generator, &pool(&TEXTS), 8, 1);
+    assert!(cut.texts.is_empty() && cut.usage.generated_tokens <= 8, "{cut:?}");
+    cancel.store(false, Ordering::Relaxed);
+    assert!(!ask(&mut generator, &pool(&TEXTS), 8, 1).texts.is_empty());
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_an_error_with_the_numbers() {
+    let mut generator = open(LlamaOptions { context: 128, ..options() });
+    let error = generator.propose(&Request { step: 1, pool: &pool(&TEXTS), count: 1, seed: 0 }).unwrap_err();
+    let error = error.downcast_ref::<LlamaError>().unwrap();
+    assert!(matches!(error, LlamaError::ContextTooSmall { context: 128, .. }), "{error}");
+}
+
+#[test]
+fn damaged_models_are_errors() {
+    let whole = std::fs::read(model()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let template = || PromptTemplate::new("", "x").unwrap();
+    // Cut anywhere: in the header, in the vocabulary, in the tensors.
+    for share in [5, 100, 1000, 20_000, whole.len() / 3, whole.len() - 1000] {
+        std::fs::write(&path, &whole[..share]).unwrap();
+        let error = LlamaGenerator::open(&path, options(), template()).err().unwrap().to_string();
+        assert!(error.contains("m.gguf") && !error.contains('\n'), "{error}");
+    }
+    let missing = LlamaGenerator::open(Path::new("none.gguf"), options(), template()).err().unwrap();
+    assert!(missing.to_string().contains("no such file"));
+    let wrong = LlamaOptions { top_p: 0.0, ..options() };
+    assert!(matches!(LlamaGenerator::open(&model(), wrong, template()), Err(LlamaError::Option(_))));
+}

@@ -52,12 +52,12 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
     let mut display = Display::new(args.quiet, args.verbose);
     // With one file there is nothing to do if it cannot be read: say so before loading models.
     let mut first = Some(read(&args.files[0]));
-    if args.files.len() == 1 {
-        if let Some(Err(error)) = &first {
-            display.finish();
-            fail(&args.files[0], error);
-            return Ok(ExitCode::FAILURE);
-        }
+    if args.files.len() == 1
+        && let Some(Err(error)) = &first
+    {
+        display.finish();
+        fail(&args.files[0], error);
+        return Ok(ExitCode::FAILURE);
     }
     let options = Options {
         steps: args.steps.map(|n| n as usize),
@@ -144,11 +144,11 @@ fn one(
         if let Event::StepFinished { record, pool } = event {
             steps.push(StepView { record: (*record).clone(), pool: pool.to_vec() });
         }
-        if let Some(trace) = trace.as_deref_mut() {
-            if let Err(error) = trace.event(event) {
-                problem = Some(error);
-                return ControlFlow::Break(());
-            }
+        if let Some(trace) = trace.as_deref_mut()
+            && let Err(error) = trace.event(event)
+        {
+            problem = Some(error);
+            return ControlFlow::Break(());
         }
         if cancel.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;

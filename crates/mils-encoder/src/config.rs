@@ -277,7 +277,7 @@ fn preprocess(json: &Value) -> Result<Preprocess, String> {
         numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| format!("`{name}` is not three numbers"))
     };
     let mean = triple("image_mean", [0.481_454_66, 0.457_827_5, 0.408_210_73])?;
-    let std = triple("image_std", [0.268_629_54, 0.261_302_58, 0.275_777_11])?;
+    let std = triple("image_std", [0.268_629_54, 0.261_302_6, 0.275_777_1])?;
     if std.iter().any(|s| s.abs() < 1e-6) {
         return Err("`image_std` has a zero".into());
     }

@@ -70,7 +70,7 @@ pub enum EncoderError {
 }
 
 impl EncoderError {
-    pub(crate) fn file(path: impl Into<PathBuf>, problem: impl ToString) -> Self {
+    pub(crate) fn file(path: impl Into<PathBuf>, problem: impl std::fmt::Display) -> Self {
         let problem = problem.to_string();
         let problem = problem.split_whitespace().collect::<Vec<_>>().join(" ");
         Self::File { path: path.into(), problem }

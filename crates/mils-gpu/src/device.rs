@@ -144,7 +144,7 @@ impl Shared {
 
     /// Whether a buffer of this size can be bound.
     pub(crate) fn fits(&self, name: &str, bytes: u64) -> Result<(), BackendError> {
-        let limit = u64::from(self.limits.max_storage_buffer_binding_size).min(self.limits.max_buffer_size);
+        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
         if bytes <= limit {
             return Ok(());
         }

@@ -124,10 +124,10 @@ pub fn decode_image_bytes(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImag
 }
 
 fn image_error(error: &ImageError, format: ImageFormat) -> DecodeError {
-    if let ImageError::IoError(e) = error {
-        if e.kind() == ErrorKind::UnexpectedEof {
-            return DecodeError::Truncated;
-        }
+    if let ImageError::IoError(e) = error
+        && e.kind() == ErrorKind::UnexpectedEof
+    {
+        return DecodeError::Truncated;
     }
     let text = error.to_string();
     // Decoders wrap the missing end in errors of their own.

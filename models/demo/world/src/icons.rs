@@ -72,7 +72,7 @@ fn add(builder: &mut PathBuilder, segment: &SimplePathSegment) {
         SimplePathSegment::MoveTo { x, y } => builder.move_to(x as f32, y as f32),
         SimplePathSegment::LineTo { x, y } => builder.line_to(x as f32, y as f32),
         SimplePathSegment::CurveTo { x1, y1, x2, y2, x, y } => {
-            builder.cubic_to(x1 as f32, y1 as f32, x2 as f32, y2 as f32, x as f32, y as f32)
+            builder.cubic_to(x1 as f32, y1 as f32, x2 as f32, y2 as f32, x as f32, y as f32);
         }
         SimplePathSegment::Quadratic { x1, y1, x, y } => {
             builder.quad_to(x1 as f32, y1 as f32, x as f32, y as f32);

@@ -29,7 +29,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if params.causal != 0u {
         seen = group.x + 1u;
     }
-    var acc = vec4(0.0);
+    // An array, not a vec4: FXC (DX12 without dxcompiler.dll) refuses to store to a vector at a computed index.
+    var acc: array<f32, 4>;
     var largest = -3.0e38;
     var total = 0.0;
     for (var start = 0u; start < seen; start += CHUNK) {
@@ -61,7 +62,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
         let count = min(CHUNK, seen - start);
         total *= correction;
-        acc *= correction;
+        for (var c = 0u; c < 4u; c++) {
+            acc[c] *= correction;
+        }
         for (var j = 0u; j < count; j++) {
             let p = weights[j];
             total += p;

@@ -182,13 +182,40 @@ impl Pack {
             _ => wrong(e.to_string()),
         })?;
         let mut pack: Self = toml::from_str(&text).map_err(|e| {
-            let line = e.span().map(|s| text[..s.start.min(text.len())].lines().count().max(1));
+            // Counted in bytes: a span need not end at a character.
+            let before = |end: usize| text.bytes().take(end).filter(|&b| b == b'\n').count();
+            let line = e.span().map(|s| before(s.start) + 1);
             let place = line.map(|l| format!("line {l}: ")).unwrap_or_default();
             wrong(format!("{place}{}", e.message().split_whitespace().collect::<Vec<_>>().join(" ")))
         })?;
         pack.folder = file.parent().map(Path::to_owned).unwrap_or_default();
+        pack.check_settings().map_err(wrong)?;
         pack.check()?;
         Ok(pack)
+    }
+
+    /// Numbers that make no sense are found before anything is loaded.
+    fn check_settings(&self) -> Result<(), String> {
+        let LoopSettings { steps, keep, propose, temperature, top_p, label_scale, patience: _ } = self.settings;
+        let GeneratorFiles { context, sequences, lines, path: _ } = self.generator;
+        let within = |name: &str, value: usize, least: usize, most: usize| {
+            let fits = (least..=most).contains(&value);
+            if fits { Ok(()) } else { Err(format!("`{name}` is {value}; expected {least} to {most}")) }
+        };
+        within("loop.steps", steps, 0, 10_000)?;
+        within("loop.keep", keep, 1, 10_000)?;
+        within("loop.propose", propose, 1, 100_000)?;
+        within("loop.label_scale", label_scale as usize, 1, 10_000)?;
+        within("generator.context", context as usize, 64, 1 << 20)?;
+        within("generator.sequences", sequences, 1, 255)?;
+        within("generator.lines", lines, 1, 1000)?;
+        if !(0.0..=10.0).contains(&temperature) {
+            return Err(format!("`loop.temperature` is {temperature}; expected 0 to 10"));
+        }
+        if !(top_p > 0.0 && top_p <= 1.0) {
+            return Err(format!("`loop.top_p` is {top_p}; expected more than 0 and at most 1"));
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), PackError> {
@@ -233,7 +260,9 @@ impl Pack {
         let path = self.initial_path();
         let text = std::fs::read_to_string(&path)
             .map_err(|e| PackError::File { path: path.clone(), problem: e.to_string() })?;
-        let texts: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
+        // In the loop's normal form (single spaces), so that its texts are found in the embeddings of these.
+        let normal = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let texts: Vec<String> = text.lines().map(normal).filter(|l| !l.is_empty()).collect();
         if texts.is_empty() {
             return Err(PackError::File { path, problem: "holds no texts; put one on each line".into() });
         }
@@ -309,7 +338,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pack.toml");
         for (text, says) in [
-            (GOOD.replace("user", "usr"), "usr"),
+            (GOOD.replace("user", "usr"), "line 9: unknown field `usr`"),
+            (format!("{GOOD}[loop]\nkeep = 0\n"), "`loop.keep` is 0"),
             (format!("{GOOD}[loop]\nsteps = 'many'\n"), "line 11"),
             ("name = ".to_owned(), "line 1"),
             (String::new(), "missing field"),

@@ -12,7 +12,15 @@ fn model() -> PathBuf {
 }
 
 fn options() -> LlamaOptions {
-    LlamaOptions { context: 1024, sequences: 8, lines: 1, temperature: 1.0, top_p: 0.95, ..LlamaOptions::default() }
+    LlamaOptions {
+        context: 1024,
+        sequences: 8,
+        lines: 1,
+        temperature: 1.0,
+        top_p: 0.95,
+        threads: Some(1),
+        ..LlamaOptions::default()
+    }
 }
 
 fn open(options: LlamaOptions) -> LlamaGenerator {
@@ -42,7 +50,8 @@ fn the_same_seed_says_the_same_and_another_does_not() {
     let pool = pool(&TEXTS);
     let mut generator = open(options());
     let first = ask(&mut generator, &pool, 8, 1);
-    assert_eq!(first.texts.len() + first.unusable.len(), 8);
+    // Eight answers, each with something to count; an answer may ramble on.
+    assert!(first.texts.len() <= 8 && first.texts.len() + first.unusable.len() >= 8);
     assert_eq!(first.texts, ask(&mut generator, &pool, 8, 1).texts);
     assert_eq!(first.texts, ask(&mut open(options()), &pool, 8, 1).texts);
     assert_ne!(first.texts, ask(&mut generator, &pool, 8, 2).texts);
@@ -103,6 +112,14 @@ fn damaged_models_are_errors() {
         let error = LlamaGenerator::open(&path, options(), template()).err().unwrap().to_string();
         assert!(error.contains("m.gguf") && !error.contains('\n'), "{error}");
     }
+    // A figure that llama.cpp asserts: it would end the process.
+    let key = b"llama.block_count";
+    let at = whole.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
+    let mut changed = whole.clone();
+    changed[at..at + 4].copy_from_slice(&0_u32.to_le_bytes());
+    std::fs::write(&path, &changed).unwrap();
+    let error = LlamaGenerator::open(&path, options(), template()).err().unwrap().to_string();
+    assert!(error.contains("block_count") && error.contains("m.gguf"), "{error}");
     let missing = LlamaGenerator::open(Path::new("none.gguf"), options(), template()).err().unwrap();
     assert!(missing.to_string().contains("no such file"));
     let wrong = LlamaOptions { top_p: 0.0, ..options() };

@@ -61,8 +61,8 @@ fn main() -> Result<()> {
         Task::Test { rest } => {
             setup::run()?;
             let mut arguments = vec!["test", "--release", "--locked"];
-            // A package or --workspace of the caller's own narrows the run.
-            if !rest.iter().any(|a| a == "-p" || a == "--package" || a.starts_with("--package=")) {
+            // The caller's own choice of packages narrows the run.
+            if !rest.iter().any(|a| a.starts_with("-p") || a.starts_with("--package") || a == "--workspace") {
                 arguments.push("--workspace");
             }
             cargo(arguments.into_iter().chain(rest.iter().map(String::as_str)))
@@ -75,7 +75,8 @@ fn main() -> Result<()> {
             setup::run()?;
             cargo(["fmt", "--all", "--check"])?;
             cargo(["clippy", "--workspace", "--all-targets", "--release", "--locked", "--", "-D", "warnings"])?;
-            cargo(["doc", "--workspace", "--no-deps", "--release", "--locked"])
+            let mut doc = cargo_process(["doc", "--workspace", "--no-deps", "--release", "--locked"]);
+            run(doc.env("RUSTDOCFLAGS", "-D warnings"))
         }
         Task::Bench { which: Bench::Quality { rest } } => {
             setup::run()?;
@@ -93,10 +94,14 @@ fn root() -> PathBuf {
 
 /// Runs cargo in the workspace, with its output going where ours goes.
 fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    run(&mut cargo_process(arguments))
+}
+
+fn cargo_process<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Process {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut process = Process::new(program);
     process.args(arguments).current_dir(root());
-    run(&mut process)
+    process
 }
 
 fn run(process: &mut Process) -> Result<()> {
@@ -113,8 +118,6 @@ fn demo() -> Result<()> {
     setup::run()?;
     eprintln!("building (the first time takes some minutes: llama.cpp is compiled) …");
     cargo(["build", "--release", "--locked", "-p", "mils-cli"])?;
-    let out = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let program = out.join("release").join(format!("mils{}", std::env::consts::EXE_SUFFIX));
     let samples = root().join("models/demo/samples");
     let mut pictures: Vec<PathBuf> = std::fs::read_dir(&samples)
         .with_context(|| format!("cannot read {}", samples.display()))?
@@ -123,12 +126,12 @@ fn demo() -> Result<()> {
         .filter(|path| path.extension().is_some_and(|e| e == "png" || e == "jpg"))
         .collect();
     pictures.sort();
-    let folder = out.join("mils-demo");
+    let folder = root().join("target/mils-demo");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (report, trace) = (folder.join("report.html"), folder.join("trace.jsonl"));
-    let mut process = Process::new(program);
-    process.args(["caption", "--pack", "demo", "--verbose", "--report"]).arg(&report).arg("--trace").arg(&trace);
-    run(process.args(&pictures).current_dir(root()))?;
+    let mut process = cargo_process(["run", "--quiet", "--release", "--locked", "-p", "mils-cli", "--", "caption"]);
+    process.args(["--pack", "models/packs/demo.toml", "--verbose", "--report"]).arg(&report).arg("--trace").arg(&trace);
+    run(process.args(&pictures))?;
     eprintln!("\nthe report of this run: {}\nits trace: {}", report.display(), trace.display());
     Ok(())
 }

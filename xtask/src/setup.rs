@@ -23,7 +23,7 @@ Install these with your system's package manager, then run this again:
   Windows  winget install Kitware.CMake LLVM.LLVM; Visual Studio Build Tools with C++";
 
 /// Programs whose presence tells that a system without apt is ready.
-const PROGRAMS: [&str; 2] = ["cmake", "clang"];
+const PROGRAMS: [&str; 4] = ["cmake", "clang", "c++", "make"];
 
 /// Installs what is missing, and says so; says nothing where nothing is missing.
 pub(crate) fn run() -> Result<()> {

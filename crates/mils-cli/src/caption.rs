@@ -5,7 +5,7 @@ use crate::report::{FileReport, Report};
 use crate::session::{Options, Run, Session};
 use crate::show::{Display, one_line};
 use crate::trace::Trace;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use mils_media::{DecodeLimits, RgbImage};
 use mils_models::Pack;
 use mils_optim::{Candidate, Event, StepRecord, StoppedBy};
@@ -68,6 +68,9 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
         cancel: Arc::clone(&cancel),
         ..Options::default()
     };
+    if let Some(path) = &args.report {
+        check_report(path)?;
+    }
     let mut session = Session::open(pack, &options, args.backend, &mut |what| display.say(what))?;
     let mut trace = args.trace.as_deref().map(|path| Trace::create(path, &session)).transpose()?;
     let mut report = Report::default();
@@ -88,12 +91,17 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
         });
         match result {
             Ok((image, run, steps)) => {
-                display.bar_suspend(|| print(args, &name, &session, &run))?;
+                let printed = display.bar_suspend(|| print(args, &name, &session, &run));
                 if let Some(trace) = &mut trace {
                     trace.end(&run)?;
                 }
                 if args.report.is_some() {
                     report.files.push(FileReport::new(&name, &image, &run, &steps, &session)?);
+                }
+                match printed {
+                    // Whoever read our output has seen enough; the trace and the report are still wanted.
+                    Err(error) if is_broken_pipe(&error) => break,
+                    printed => printed?,
                 }
             }
             Err(error) => {
@@ -106,7 +114,7 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
         }
     }
     display.finish();
-    if let Some(path) = &args.report {
+    if let Some(path) = args.report.as_ref().filter(|_| !report.files.is_empty()) {
         report.write(path, &session)?;
         if !args.quiet {
             anstream::eprintln!("report: {}", path.display());
@@ -119,6 +127,15 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// A report that cannot be written should be known before the work, not after it.
+fn check_report(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    if path.is_dir() {
+        bail!("cannot write the report {}: it is a folder", path.display());
+    }
+    tempfile::tempfile_in(folder).map(drop).with_context(|| format!("cannot write the report {}", path.display()))
 }
 
 fn read(file: &Path) -> Result<RgbImage> {
@@ -158,6 +175,12 @@ fn one(
     }
 }
 
+/// Whether whoever read our output has gone.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|e| e.downcast_ref::<std::io::Error>());
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 /// The result on stdout.
 fn print(args: &CaptionArgs, file: &str, session: &Session, run: &Run) -> Result<()> {
     let outcome = &run.outcome;
@@ -182,6 +205,7 @@ fn print(args: &CaptionArgs, file: &str, session: &Session, run: &Run) -> Result
                 "models": session.names,
                 "settings": session.config,
                 "temperature": session.temperature,
+                "sampling": session.sampling,
                 "interrupted": outcome.stopped_by == StoppedBy::Interrupted,
             });
             writeln!(out, "{value}")?;

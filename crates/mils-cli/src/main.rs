@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use mils_cli::args::{Cli, Command};
+use mils_cli::caption::is_broken_pipe;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -12,18 +13,13 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
+        // Whoever read our output has seen enough: no failure of ours.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             anstream::eprintln!("mils: {}", mils_cli::show::one_line(&error));
             ExitCode::FAILURE
         }
     }
-}
-
-/// Whoever read our output has seen enough: no failure of ours.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().find_map(|e| e.downcast_ref::<std::io::Error>());
-    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn packs() -> anyhow::Result<ExitCode> {

@@ -129,7 +129,7 @@ impl StepRows {
         let rows = step.pool.iter().zip(session.labels(&scores)).take(ROWS);
         let rows = rows.map(|(c, label)| Row {
             score: format!("{:.4}", c.score),
-            bar: label * 100 / scale,
+            bar: (u64::from(label) * 100 / u64::from(scale)) as u32,
             text: c.text.clone(),
             new: c.step == record.step && record.step > 0,
             step: c.step,
@@ -165,7 +165,7 @@ impl Chart {
                 })
                 .collect(),
             x_labels: (0..steps.len()).step_by(every).map(|i| (x(i), i.to_string())).collect(),
-            y_labels: [lo, lo + span / 2.0, lo + span].map(|v| (y(v), format!("{v:.3}"))).to_vec(),
+            y_labels: [lo, lo + span / 2.0, lo + span].map(|v| (y(v), format!("{v:.4}"))).to_vec(),
             left: LEFT,
             floor,
         }

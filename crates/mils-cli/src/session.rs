@@ -87,6 +87,19 @@ pub struct Run {
     pub seconds: Seconds,
 }
 
+/// How the language model is sampled, beside its temperature.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Sampling {
+    /// Nucleus sampling.
+    pub top_p: f32,
+    /// Answers side by side.
+    pub sequences: usize,
+    /// Texts asked for in each.
+    pub lines: usize,
+    /// Tokens of prompt and answer.
+    pub context: u32,
+}
+
 /// Models in memory, ready to caption.
 pub struct Session {
     /// Names for reports.
@@ -95,6 +108,8 @@ pub struct Session {
     pub config: Config,
     /// The temperature in force.
     pub temperature: f32,
+    /// The rest of the sampling, for whoever wants to repeat a run.
+    pub sampling: Sampling,
     encoder: ClipEncoder,
     generator: LlamaGenerator,
     initial: Vec<String>,
@@ -149,6 +164,8 @@ impl Session {
             feedback: options.feedback,
         };
         let temperature = options.temperature.unwrap_or(settings.temperature);
+        // Checked first: it is quick, and a damaged file should not cost the loading of a large language model.
+        let files = ClipFiles::open(&pack.scorer_path())?;
         say("loading the language model");
         let template = PromptTemplate::new(&pack.prompt.system, &pack.prompt.user)
             .with_context(|| format!("pack `{}`", pack.name))?;
@@ -161,9 +178,15 @@ impl Session {
             cancel: Arc::clone(&options.cancel),
             ..LlamaOptions::default()
         };
+        let sampling = Sampling {
+            top_p: settings.top_p,
+            sequences: pack.generator.sequences,
+            lines: pack.generator.lines,
+            context: pack.generator.context,
+        };
         let generator = LlamaGenerator::open(&pack.generator_path(), llama, template)?;
         say("loading the encoder");
-        let mut encoder = ClipFiles::open(&pack.scorer_path())?.load(&*backend)?;
+        let mut encoder = files.load(&*backend)?;
         say(&format!("embedding {} initial texts", initial.len()));
         let initial_rows = encoder.embed_texts(&initial)?;
         let initial_index = initial.iter().enumerate().map(|(i, t)| (t.clone(), i)).collect();
@@ -174,7 +197,18 @@ impl Session {
             pack: pack.name,
         };
         let load_seconds = begin.elapsed().as_secs_f64();
-        Ok(Self { names, config, temperature, encoder, generator, initial, initial_rows, initial_index, load_seconds })
+        Ok(Self {
+            names,
+            config,
+            temperature,
+            sampling,
+            encoder,
+            generator,
+            initial,
+            initial_rows,
+            initial_index,
+            load_seconds,
+        })
     }
 
     /// Runs the loop on a picture with the pack's language model.

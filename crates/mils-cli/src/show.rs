@@ -49,8 +49,8 @@ impl Display {
     /// What is being done.
     pub fn say(&self, what: &str) {
         self.bar.set_message(what.to_owned());
-        if self.table && !std::io::stderr().is_terminal() {
-            anstream::eprintln!("{what}");
+        if self.table {
+            self.line(&format!("{DIM}{what}{DIM:#}"));
         }
     }
 

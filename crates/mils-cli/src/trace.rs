@@ -29,7 +29,7 @@ impl Trace {
         trace.write(&json!({
             "type": "run", "version": env!("CARGO_PKG_VERSION"), "pack": pack, "scorer": scorer,
             "generator": generator, "backend": backend, "settings": session.config,
-            "temperature": session.temperature,
+            "temperature": session.temperature, "sampling": session.sampling,
         }))?;
         Ok(trace)
     }

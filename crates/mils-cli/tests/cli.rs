@@ -295,6 +295,7 @@ fn a_gpu_that_is_not_there_is_said() {
 #[test]
 fn an_unwritable_report_or_trace_is_said() {
     fails(caption(&samples()[0]).args(["--trace", "/nonexistent/t.jsonl"]), 1, &["cannot write the trace"]);
+    fails(caption(&samples()[0]).args(["--report", "/nonexistent/r.html"]), 1, &["cannot write the report"]);
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub enum GpuError {
     },
 }
 
+/// Bytes of weights that may wait for their upload.
+const MOST_STAGED: u64 = 256 << 20;
+
 /// A GPU as a backend.
 pub struct Gpu {
     shared: Arc<Shared>,
@@ -119,13 +122,22 @@ impl Backend for Gpu {
 
     fn load(&self, weights: Vec<(String, HostTensor)>) -> Result<Box<dyn WeightSet>, BackendError> {
         let mut buffers = HashMap::new();
+        let mut staged = 0;
         for (name, tensor) in weights {
             let Some(data) = tensor.as_f32() else { continue };
             let bytes = (data.len() * 4) as u64;
             self.shared.fits(&name, bytes)?;
-            // Through the queue, which stages in pieces: mapping at creation would need all of it twice.
             let buffer = self.shared.buffer(&name, bytes);
             self.shared.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(data));
+            // The queue keeps a copy of everything written until it is submitted and done: let go of it now and then, or a
+            // large model would need its memory twice.
+            staged += bytes;
+            if staged >= MOST_STAGED {
+                staged = 0;
+                self.shared.queue.submit([]);
+                let polled = self.shared.device.poll(wgpu::PollType::wait_indefinitely());
+                polled.map_err(|e| BackendError::Device(format!("uploading weights: {e}")))?;
+            }
             self.shared.check()?;
             buffers.insert(name, (tensor.shape().to_vec(), buffer));
         }

@@ -1,5 +1,6 @@
 //! The generator as the loop sees it: options, errors, and the handle to the thread that owns llama.cpp.
 
+use crate::gguf;
 use crate::worker::{self, Ask, Command};
 use mils_optim::prompt::{PromptError, PromptTemplate};
 use mils_optim::{BoxError, Generator, Proposals, Request};
@@ -134,8 +135,9 @@ impl LlamaGenerator {
 fn check(options: &LlamaOptions) -> Result<(), LlamaError> {
     let LlamaOptions { sequences, lines, temperature, top_p, context, .. } = *options;
     let wrong = |problem: String| Err(LlamaError::Option(problem));
-    if !(1..=256).contains(&sequences) {
-        return wrong(format!("sequences is {sequences}; expected 1 to 256"));
+    // llama.cpp has 256, and one holds the prompt.
+    if !(1..=255).contains(&sequences) {
+        return wrong(format!("sequences is {sequences}; expected 1 to 255"));
     }
     if !(1..=1000).contains(&lines) {
         return wrong(format!("lines is {lines}; expected 1 to 1000"));
@@ -152,23 +154,14 @@ fn check(options: &LlamaOptions) -> Result<(), LlamaError> {
     Ok(())
 }
 
-/// Tells a missing or foreign file from a damaged one before llama.cpp sees it.
+/// Tells a missing, foreign or damaged file before llama.cpp sees it, which would end the process over some.
 fn check_file(path: &Path) -> Result<(), LlamaError> {
-    use std::io::Read;
     let wrong = |problem: String| LlamaError::Model { path: path.to_owned(), problem };
-    let mut file = std::fs::File::open(path).map_err(|e| match e.kind() {
+    let file = std::fs::File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => wrong("no such file; name a GGUF model".into()),
         _ => wrong(e.to_string()),
     })?;
-    let mut magic = [0; 4];
-    match file.read_exact(&mut magic) {
-        Ok(()) if &magic == b"GGUF" => Ok(()),
-        Ok(()) => Err(wrong("not a GGUF file".into())),
-        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            Err(wrong("not a GGUF file: it is too short".into()))
-        }
-        Err(e) => Err(wrong(e.to_string())),
-    }
+    gguf::check(&mut std::io::BufReader::new(file)).map_err(wrong)
 }
 
 impl Generator for LlamaGenerator {

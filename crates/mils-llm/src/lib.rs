@@ -16,6 +16,7 @@
 
 mod chat;
 mod generator;
+mod gguf;
 pub mod parse;
 mod worker;
 

@@ -30,7 +30,8 @@ pub fn parse_list(answer: &str, cut_off: bool, most: usize) -> Parsed {
     for (i, item) in items.into_iter().enumerate() {
         let text = clean(&item);
         let last = i + 1 == count;
-        if text.is_empty() {
+        // Brackets and rules ("---") hold no text.
+        if !text.contains(char::is_alphanumeric) {
             out.reject(&item, UnusableReason::Empty);
         } else if cut_off && last {
             out.reject(&text, UnusableReason::Truncated);
@@ -45,9 +46,10 @@ pub fn parse_list(answer: &str, cut_off: bool, most: usize) -> Parsed {
     out
 }
 
-/// How many list items of an answer in progress are surely complete: their line has ended and another begun.
+/// How many list items of an answer in progress have had their line ended. A list in a reasoning block is none.
 pub fn complete_items(answer: &str) -> usize {
-    let whole = answer.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let body = without_thinking(answer, &mut Parsed::default());
+    let whole = body.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole.lines().filter(|line| marker(line).is_some()).count()
 }
 
@@ -84,8 +86,8 @@ fn items(body: &str, out: &mut Parsed) -> Vec<String> {
     for line in &lines {
         let text = line.trim();
         if text.is_empty() {
-            // A blank line ends a wrapped item; what follows without a mark is talk.
-            open = false;
+            // A blank line ends a wrapped item; what follows without a mark is talk, unless the mark stood alone.
+            open &= items.last().is_some_and(String::is_empty);
         } else if let Some(rest) = marker(line) {
             items.push(rest.trim().to_owned());
             open = true;
@@ -115,6 +117,10 @@ fn json_array(body: &str) -> Option<Vec<String>> {
         match c {
             '\\' => match chars.next()? {
                 'n' | 't' | 'r' => item.push(' '),
+                'u' => {
+                    let digits: String = chars.by_ref().take(4).collect();
+                    item.push(char::from_u32(u32::from_str_radix(&digits, 16).ok()?).unwrap_or('\u{fffd}'));
+                }
                 other => item.push(other),
             },
             '"' => {
@@ -261,6 +267,9 @@ mod tests {
         assert_eq!(texts("I cannot see the picture."), [""; 0]);
         assert_eq!(texts("[\"a red car\", \"a \\\"dog\\\"\"]"), ["a red car", "a \"dog\""]);
         assert_eq!(texts("```json\n[\"a\", \"b\"]\n```"), ["a", "b"]);
+        assert_eq!(parse_list("[\n\"a\",\n\"unfin", true, 9).texts, ["a"], "no bracket is a caption");
+        assert_eq!(texts("[\"a caf\\u00e9\"]"), ["a café"]);
+        assert_eq!(texts("1.\n\na red car\n\n2.\n\na dog"), ["a red car", "a dog"]);
     }
 
     #[test]
@@ -275,6 +284,8 @@ mod tests {
         assert_eq!(complete_items("1. a\n2. b"), 1);
         assert_eq!(complete_items("1. a\n"), 1);
         assert_eq!(complete_items("Sure:\n1. a"), 0);
+        assert_eq!(complete_items("<think>\n1. red?\n2. blue?\n"), 0);
+        assert_eq!(complete_items("<think>\n1. red?\n</think>\n1. a red car\n"), 1);
     }
 
     proptest! {

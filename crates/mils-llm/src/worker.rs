@@ -325,10 +325,34 @@ fn failed(error: impl std::fmt::Display) -> LlamaError {
     LlamaError::Backend(error.to_string())
 }
 
-/// A sampler's seed from the step's and the sequence's number (SplitMix64's finaliser).
+/// A sampler's seed from the step's and the sequence's number. The step's seed is scattered first: seeds that are a
+/// fixed distance apart must not give the same samplers, one sequence further on.
 fn mix(seed: u64, sequence: u64) -> u32 {
-    let mut z = seed.wrapping_add((sequence + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    scatter(scatter(seed).wrapping_add(sequence)) as u32
+}
+
+/// One output of SplitMix64.
+fn scatter(state: u64) -> u64 {
+    let mut z = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    (z ^ (z >> 31)) as u32
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn runs_steps_and_sequences_have_samplers_of_their_own() {
+        // As the loop makes its steps' seeds, and as plain neighbours.
+        for stride in [0x9E37_79B9_7F4A_7C15_u64, 1, 1000] {
+            let mut seen = HashSet::new();
+            for run in 0..64_u64 {
+                seen.extend((0..32).map(|sequence| mix(run.wrapping_mul(stride).wrapping_add(1), sequence)));
+            }
+            assert_eq!(seen.len(), 64 * 32);
+        }
+    }
 }

@@ -85,14 +85,18 @@ impl Optimizer {
             let proposed = texts.len();
             let (mut fresh, rejected) = run.sort_out(texts);
             barren = if proposed == 0 { barren + 1 } else { 0 };
-            if proposed == 0 && (step == 1 || barren >= BARREN_STEPS) {
-                return Err(Error::NothingUsable { step, said: excerpt(&unusable) });
-            }
+            let said = excerpt(&unusable);
             unusable.extend(rejected);
             let event = Event::Proposed { step, fresh: fresh.len(), unusable: &unusable, usage };
+            // Asked before the answer is judged: an answer that was cut short by whoever ends the run may well be empty.
             if observer(&event).is_break() {
+                run.counts.unusable += unusable.len();
+                run.counts.usage += usage;
                 flow = ControlFlow::Break(());
                 break;
+            }
+            if proposed == 0 && (step == 1 || barren >= BARREN_STEPS) {
+                return Err(Error::NothingUsable { step, said });
             }
             flow = run.score(step, &mut fresh, unusable.len(), usage, scorer, observer)?;
             still = if run.kept == before { still + 1 } else { 0 };

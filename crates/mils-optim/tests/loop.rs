@@ -165,6 +165,23 @@ fn a_generator_that_says_nothing_usable_ends_the_run_with_what_it_said() {
 }
 
 #[test]
+fn ending_the_run_while_the_generator_is_cut_short_is_no_failure() {
+    let cut = Unusable { text: "a dog on".into(), reason: UnusableReason::Truncated };
+    let usage = Usage { generated_tokens: 3, ..Usage::default() };
+    let mut generator =
+        Closure(|_: &Request<'_>| Proposals { unusable: vec![cut.clone()], usage, ..Proposals::default() });
+    let stop = &mut |e: &Event<'_>| match e {
+        Event::Proposed { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let outcome = Optimizer::new(Config::default())
+        .run(&texts(&["x"]), &mut generator, &mut Closure(|_: &str| 0.5), stop)
+        .unwrap();
+    assert_eq!((outcome.stopped_by, outcome.best.text.as_str()), (StoppedBy::Interrupted, "x"));
+    assert_eq!((outcome.counts.unusable, outcome.counts.usage), (1, usage));
+}
+
+#[test]
 fn bad_scores_and_settings_are_errors() {
     struct Short;
     impl Scorer for Short {

@@ -33,21 +33,42 @@ def main():
         "cmyk.tiff": (image.convert("CMYK"), {}), "rgb.webp": (image, dict(lossless=True)),
         "rgba.webp": (rgba, dict(lossless=True, exact=True)),
     }
+    palette = image.quantize(32)
+    made |= {
+        "palette-alpha.png": (palette, dict(transparency=palette.getpixel((6, 6)))),
+        "colour-key.png": (image, dict(transparency=(250, 30, 30))),
+        "grey-key.png": (grey, dict(transparency=grey.getpixel((6, 6)))),
+        "lossy.webp": (image, dict(quality=95)), "lossy-alpha.webp": (rgba, dict(quality=95, exact=True)),
+        "grey.tiff": (grey, {}), "one-bit.tiff": (image.convert("1"), {}), "lzw.tiff": (image, dict(compression="tiff_lzw")),
+        "rgba.tiff": (rgba, dict(compression="tiff_adobe_deflate")),
+        "palette.bmp": (palette, {}), "grey.bmp": (grey, {}), "one-bit.bmp": (image.convert("1"), {}),
+        "rgb.ppm": (image, {}), "grey.pgm": (grey, {}), "one-bit.pbm": (image.convert("1"), {}),
+        "transparent.gif": (palette, dict(transparency=palette.getpixel((6, 6)))),
+    }
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
         made[f"orientation-{orientation}.jpg"] = (image, dict(quality=95, subsampling=0, exif=exif))
+        if orientation in (5, 6):
+            made[f"orientation-{orientation}.png"] = (image, dict(exif=exif))
+            made[f"orientation-{orientation}.webp"] = (image, dict(lossless=True, exif=exif))
+            made[f"orientation-{orientation}.tiff"] = (image, dict(exif=exif))
     for name, (picture, options) in made.items():
         picture.save(HERE / name, **options)
     deep = (np.array(grey).astype(np.uint16) << 8) | 0x55
-    Image.fromarray(deep).save(HERE / "deep-grey.png")
-    (HERE / "deep-grey.png.expected.png").unlink(missing_ok=True)
-    grey.convert("RGB").save(HERE / "deep-grey.png.expected.png")
+    for kind in ("png", "tiff"):
+        # Pillow does not scale 16 bits when it converts them.
+        Image.fromarray(deep).save(HERE / f"deep-grey.{kind}")
+        grey.convert("RGB").save(HERE / f"deep-grey.{kind}.expected.png")
     frames = [image.quantize(64), Image.new("RGB", image.size, (0, 0, 0)).quantize(4)]
     frames[0].save(HERE / "animated.gif", save_all=True, append_images=frames[1:], duration=100)
-    for name in [*made, "animated.gif"]:
+    # The first frame is partly transparent, so that what lies behind it shows.
+    frames = [rgba, Image.new("RGBA", image.size, (0, 0, 0, 255))]
+    for name, options in (("animated.png", {}), ("animated.webp", dict(lossless=True, exact=True, background=(9, 99, 9, 255)))):
+        frames[0].save(HERE / name, save_all=True, append_images=frames[1:], duration=100, **options)
+    for name in [*made, "animated.gif", "animated.png", "animated.webp"]:
         decoded = ImageOps.exif_transpose(Image.open(HERE / name))
-        if decoded.mode in ("RGBA", "LA", "PA"):
+        if decoded.has_transparency_data:
             over = Image.new("RGBA", decoded.size, (255, 255, 255, 255))
             decoded = Image.alpha_composite(over, decoded.convert("RGBA"))
         decoded.convert("RGB").save(HERE / f"{name}.expected.png")

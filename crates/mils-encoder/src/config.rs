@@ -1,13 +1,13 @@
-//! config.json and preprocessor_config.json, with the defaults that `transformers` has for fields left out.
+//! config.json and the image processor's file, with the defaults that `transformers` has for fields left out.
 //!
 //! Reference: `transformers/models/clip/configuration_clip.py` and `image_processing_clip.py`.
 
 use crate::EncoderError;
+use crate::files::read_text;
 use mils_graph::Activation;
 use mils_media::{Crop, Preprocess, Resample, Resize};
-use serde::Deserialize;
-use serde_json::Value;
-use std::path::Path;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
 
 /// What both towers have.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +33,7 @@ pub struct TextConfig {
     pub tower: TowerConfig,
     /// Rows of the token table.
     pub vocab_size: usize,
-    /// Most tokens, with begin and end.
+    /// Most tokens, with begin and end: rows of the position table.
     pub max_positions: usize,
     /// The end-of-text token; 2 stands for old files, whose texts are pooled at the largest id.
     pub eos_token_id: u32,
@@ -61,73 +61,66 @@ pub struct ClipConfig {
     pub projection_dim: usize,
 }
 
-#[derive(Deserialize)]
-#[serde(default)]
-struct RawText {
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    hidden_act: String,
-    layer_norm_eps: f32,
-    vocab_size: usize,
-    max_position_embeddings: usize,
-    eos_token_id: Option<u32>,
+/// An object of a JSON file, read field by field, so that an error names the field.
+struct Fields {
+    /// Where it is in the file, for messages: empty, or with a colon and a space behind it.
+    at: &'static str,
+    map: Map<String, Value>,
 }
 
-impl Default for RawText {
-    fn default() -> Self {
-        Self {
-            hidden_size: 512,
-            intermediate_size: 2048,
-            num_hidden_layers: 12,
-            num_attention_heads: 8,
-            hidden_act: "quick_gelu".into(),
-            layer_norm_eps: 1e-5,
-            vocab_size: 49408,
-            max_position_embeddings: 77,
-            eos_token_id: Some(49407),
+impl Fields {
+    /// A field by `read`, or the default where it is absent or null.
+    fn get<T>(&self, name: &str, default: T, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<T, String> {
+        match self.map.get(name) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => read(value).ok_or_else(|| self.unexpected(name, value, expected)),
         }
+    }
+
+    fn unexpected(&self, name: &str, value: &Value, expected: &str) -> String {
+        let found: String = value.to_string().chars().take(60).collect();
+        format!("{}{name} is {found}; expected {expected}", self.at)
+    }
+
+    fn count(&self, name: &str, default: usize) -> Result<usize, String> {
+        self.get(name, default, "a whole number", |v| usize::try_from(v.as_u64()?).ok())
+    }
+
+    fn float(&self, name: &str, default: f32) -> Result<f32, String> {
+        self.get(name, default, "a number", float)
+    }
+
+    /// A switch: on where it is absent, off where it is null, as the reference's processors take it.
+    fn flag(&self, name: &str) -> Result<bool, String> {
+        match self.map.get(name) {
+            None => Ok(true),
+            Some(Value::Null) => Ok(false),
+            Some(value) => value.as_bool().ok_or_else(|| self.unexpected(name, value, "true or false")),
+        }
+    }
+
+    /// What both towers have; the defaults are width, MLP width and heads.
+    fn tower(&self, [hidden, intermediate, heads]: [usize; 3]) -> Result<TowerConfig, String> {
+        let name = self.get("hidden_act", "quick_gelu".into(), "a name", |v| v.as_str().map(str::to_owned))?;
+        Ok(TowerConfig {
+            hidden_size: self.count("hidden_size", hidden)?,
+            intermediate_size: self.count("intermediate_size", intermediate)?,
+            layers: self.count("num_hidden_layers", 12)?,
+            heads: self.count("num_attention_heads", heads)?,
+            activation: activation(&name).map_err(|problem| format!("{}{problem}", self.at))?,
+            layer_norm_eps: self.float("layer_norm_eps", 1e-5)?,
+        })
     }
 }
 
-#[derive(Deserialize)]
-#[serde(default)]
-struct RawVision {
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_channels: usize,
-    hidden_act: String,
-    layer_norm_eps: f32,
-    image_size: usize,
-    patch_size: usize,
-}
-
-impl Default for RawVision {
-    fn default() -> Self {
-        Self {
-            hidden_size: 768,
-            intermediate_size: 3072,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            num_channels: 3,
-            hidden_act: "quick_gelu".into(),
-            layer_norm_eps: 1e-5,
-            image_size: 224,
-            patch_size: 32,
-        }
-    }
+/// A number that is finite in f32.
+fn float(value: &Value) -> Option<f32> {
+    value.as_f64().map(|v| v as f32).filter(|v| v.is_finite())
 }
 
 /// A JSON file as a value.
 pub(crate) fn read_json(path: &Path) -> Result<Value, EncoderError> {
-    let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => EncoderError::file(path, "is missing; a CLIP checkpoint folder has it"),
-        _ => EncoderError::file(path, e),
-    })?;
-    serde_json::from_str(&text).map_err(|e| EncoderError::file(path, format!("not valid JSON: {e}")))
+    serde_json::from_str(&read_text(path)?).map_err(|e| EncoderError::file(path, format!("not valid JSON: {e}")))
 }
 
 impl ClipConfig {
@@ -144,42 +137,27 @@ impl ClipConfig {
             Some("clip") | None => {}
             Some(other) => return Err(format!("model_type is `{other}`; this version reads `clip`")),
         }
-        let text: RawText = section(json, "text_config")?;
-        let vision: RawVision = section(json, "vision_config")?;
-        let projection_dim = match json.get("projection_dim") {
-            None | Some(Value::Null) => 512,
-            Some(v) => v.as_u64().and_then(|v| usize::try_from(v).ok()).ok_or("projection_dim is not a number")?,
-        };
-        if vision.num_channels != 3 {
-            return Err(format!("vision_config: {} channels; only RGB models are supported", vision.num_channels));
+        let text = section(json, "text_config", "text_config: ")?;
+        let vision = section(json, "vision_config", "vision_config: ")?;
+        let top = Fields { at: "", map: json.as_object().cloned().ok_or("is not a JSON object")? };
+        let channels = vision.count("num_channels", 3)?;
+        if channels != 3 {
+            return Err(format!("vision_config: {channels} channels; only RGB models are supported"));
         }
+        let id = |v: &Value| u32::try_from(v.as_u64()?).ok();
         let config = Self {
             text: TextConfig {
-                tower: TowerConfig {
-                    hidden_size: text.hidden_size,
-                    intermediate_size: text.intermediate_size,
-                    layers: text.num_hidden_layers,
-                    heads: text.num_attention_heads,
-                    activation: activation(&text.hidden_act)?,
-                    layer_norm_eps: text.layer_norm_eps,
-                },
-                vocab_size: text.vocab_size,
-                max_positions: text.max_position_embeddings,
-                eos_token_id: text.eos_token_id.unwrap_or(49407),
+                tower: text.tower([512, 2048, 8])?,
+                vocab_size: text.count("vocab_size", 49408)?,
+                max_positions: text.count("max_position_embeddings", 77)?,
+                eos_token_id: text.get("eos_token_id", 49407, "one token id", id)?,
             },
             vision: VisionConfig {
-                tower: TowerConfig {
-                    hidden_size: vision.hidden_size,
-                    intermediate_size: vision.intermediate_size,
-                    layers: vision.num_hidden_layers,
-                    heads: vision.num_attention_heads,
-                    activation: activation(&vision.hidden_act)?,
-                    layer_norm_eps: vision.layer_norm_eps,
-                },
-                image_size: vision.image_size,
-                patch_size: vision.patch_size,
+                tower: vision.tower([768, 3072, 12])?,
+                image_size: vision.count("image_size", 224)?,
+                patch_size: vision.count("patch_size", 32)?,
             },
-            projection_dim,
+            projection_dim: top.count("projection_dim", 512)?,
         };
         config.check()?;
         Ok(config)
@@ -211,21 +189,22 @@ impl ClipConfig {
         if !image.is_multiple_of(patch) {
             return Err(format!("vision_config: patch_size {patch} does not divide image_size {image}"));
         }
+        within("vision_config: the number of patches", (image / patch).pow(2), 1 << 14)?;
         Ok(())
     }
 }
 
-/// A tower's section; `*_config_dict`, which old files have beside it, overrides it as in the reference.
-fn section<T: Default + serde::de::DeserializeOwned>(json: &Value, name: &str) -> Result<T, String> {
-    let mut merged = serde_json::Map::new();
-    for key in [name.to_owned(), format!("{name}_dict")] {
-        match json.get(&key) {
+/// A tower's section. Old files have `*_config_dict` beside it: as in the reference it overrides the section whole,
+/// with the defaults for what it leaves out.
+fn section(json: &Value, name: &str, at: &'static str) -> Result<Fields, String> {
+    for key in [&format!("{name}_dict"), name] {
+        match json.get(key) {
             None | Some(Value::Null) => {}
-            Some(Value::Object(fields)) => merged.extend(fields.clone().into_iter().filter(|(_, v)| !v.is_null())),
+            Some(Value::Object(map)) => return Ok(Fields { at, map: map.clone() }),
             Some(_) => return Err(format!("{key} is not an object")),
         }
     }
-    serde_json::from_value(Value::Object(merged)).map_err(|e| format!("{name}: {e}"))
+    Ok(Fields { at, map: Map::new() })
 }
 
 fn activation(name: &str) -> Result<Activation, String> {
@@ -237,59 +216,84 @@ fn activation(name: &str) -> Result<Activation, String> {
     }
 }
 
-/// Reads preprocessor_config.json into the steps of [`Preprocess`].
-pub(crate) fn read_preprocess(path: &Path) -> Result<Preprocess, EncoderError> {
-    preprocess(&read_json(path)?).map_err(|problem| EncoderError::file(path, problem))
+/// The image processor's steps, with the file that has them: processor_config.json where it has an `image_processor`,
+/// as transformers 5 writes it, otherwise preprocessor_config.json.
+pub(crate) fn read_preprocess(folder: &Path) -> Result<(PathBuf, Preprocess), EncoderError> {
+    let (nested, plain) = (folder.join("processor_config.json"), folder.join("preprocessor_config.json"));
+    let mut json = if nested.exists() { read_json(&nested)? } else { Value::Null };
+    let (path, json) = match json.get_mut("image_processor").map(Value::take) {
+        Some(inner) if !inner.is_null() => (nested, inner),
+        _ => (plain.clone(), read_json(&plain)?),
+    };
+    let steps = preprocess(&json).map_err(|problem| EncoderError::file(&path, problem))?;
+    Ok((path, steps))
 }
 
 fn preprocess(json: &Value) -> Result<Preprocess, String> {
-    let flag = |name: &str| json.get(name).and_then(Value::as_bool).unwrap_or(true);
-    let side = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| (1..=4096).contains(n));
-    let bad = |name: &str| format!("`{name}` is not a size between 1 and 4096");
-    let pair = |v: &Value| Some((side(v.get("height")?)?, side(v.get("width")?)?));
-    let size = json.get("size");
-    let resize = match size {
-        _ if !flag("do_resize") => None,
+    let fields = Fields { at: "", map: json.as_object().cloned().ok_or("is not a JSON object")? };
+    let resize = match json.get("size") {
+        _ if !fields.flag("do_resize")? => None,
         None => Some(Resize::ShortestEdge(224)),
-        Some(v) if v.is_number() => Some(Resize::ShortestEdge(side(v).ok_or_else(|| bad("size"))?)),
-        Some(v) => match (v.get("shortest_edge").and_then(side), pair(v)) {
-            (Some(edge), _) => Some(Resize::ShortestEdge(edge)),
-            (None, Some((height, width))) => Some(Resize::Exact { height, width }),
-            (None, None) => return Err(bad("size")),
-        },
+        Some(v) => {
+            let expected = "n, {\"shortest_edge\": n} or {\"height\": n, \"width\": n} with n from 1 to 4096";
+            Some(resize(v).ok_or_else(|| fields.unexpected("size", v, expected))?)
+        }
     };
     let crop = match json.get("crop_size") {
-        _ if !flag("do_center_crop") => None,
+        _ if !fields.flag("do_center_crop")? => None,
         None => Some(Crop { height: 224, width: 224 }),
-        Some(v) if v.is_number() => {
-            let n = side(v).ok_or_else(|| bad("crop_size"))?;
-            Some(Crop { height: n, width: n })
-        }
         Some(v) => {
-            let (height, width) = pair(v).ok_or_else(|| bad("crop_size"))?;
+            let size = side(v).map(|n| (n, n)).or_else(|| pair(v));
+            let expected = "n or {\"height\": n, \"width\": n} with n from 1 to 4096";
+            let (height, width) = size.ok_or_else(|| fields.unexpected("crop_size", v, expected))?;
             Some(Crop { height, width })
         }
     };
-    let triple = |name: &str, default: [f32; 3]| -> Result<[f32; 3], String> {
-        let Some(value) = json.get(name) else { return Ok(default) };
-        let numbers: Option<Vec<f32>> =
-            value.as_array().and_then(|all| all.iter().map(|v| v.as_f64().map(|v| v as f32)).collect());
-        numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| format!("`{name}` is not three numbers"))
-    };
-    let mean = triple("image_mean", [0.481_454_66, 0.457_827_5, 0.408_210_73])?;
-    let std = triple("image_std", [0.268_629_54, 0.261_302_6, 0.275_777_1])?;
-    if std.iter().any(|s| s.abs() < 1e-6) {
-        return Err("`image_std` has a zero".into());
-    }
-    let number = json.get("resample").and_then(Value::as_u64).unwrap_or(3);
-    let factor = json.get("rescale_factor").and_then(Value::as_f64).unwrap_or(1.0 / 255.0) as f32;
+    let mean = fields.get("image_mean", [0.481_454_66, 0.457_827_5, 0.408_210_73], "three numbers", triple)?;
+    let nonzero = |v: &Value| triple(v).filter(|std| std.iter().all(|s| s.abs() >= 1e-6));
+    let std = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+    let std = fields.get("image_std", std, "three numbers, none of them 0", nonzero)?;
+    let filter = |v: &Value| Resample::from_pillow(v.as_u64()?);
+    let factor = fields.float("rescale_factor", 1.0 / 255.0)?;
     Ok(Preprocess {
         resize,
-        resample: Resample::from_pillow(number).ok_or_else(|| format!("`resample` {number} is not a filter"))?,
+        resample: fields.get("resample", Resample::Bicubic, "Pillow's number of a filter, 0 to 5", filter)?,
         crop,
-        rescale: flag("do_rescale").then_some(factor),
-        normalize: flag("do_normalize").then_some((mean, std)),
+        rescale: fields.flag("do_rescale")?.then_some(factor),
+        normalize: fields.flag("do_normalize")?.then_some((mean, std)),
     })
+}
+
+/// One side in pixels.
+fn side(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| (1..=4096).contains(n))
+}
+
+/// Height and width, named or in this order.
+fn pair(value: &Value) -> Option<(u32, u32)> {
+    match value.as_array().map(Vec::as_slice) {
+        Some([height, width]) => Some((side(height)?, side(width)?)),
+        _ => Some((side(value.get("height")?)?, side(value.get("width")?)?)),
+    }
+}
+
+fn resize(value: &Value) -> Option<Resize> {
+    // A longest edge would bound the result in a way of its own; no CLIP has one, and it must not be passed over.
+    if value.get("longest_edge").is_some_and(|edge| !edge.is_null()) {
+        return None;
+    }
+    match side(value).or_else(|| side(value.get("shortest_edge")?)) {
+        Some(edge) => Some(Resize::ShortestEdge(edge)),
+        None => pair(value).map(|(height, width)| Resize::Exact { height, width }),
+    }
+}
+
+/// A value for each channel, or one for all.
+fn triple(value: &Value) -> Option<[f32; 3]> {
+    match value.as_array() {
+        Some(all) => all.iter().map(float).collect::<Option<Vec<_>>>()?.try_into().ok(),
+        None => float(value).map(|v| [v; 3]),
+    }
 }
 
 #[cfg(test)]
@@ -301,8 +305,19 @@ mod tests {
     fn absent_fields_get_the_reference_defaults() {
         let config = ClipConfig::from_json(&json!({"model_type": "clip"})).unwrap();
         assert_eq!((config.text.vocab_size, config.vision.patch_size, config.projection_dim), (49408, 32, 512));
-        let old = json!({"text_config": {"hidden_size": 64}, "text_config_dict": {"hidden_size": 128}});
-        assert_eq!(ClipConfig::from_json(&old).unwrap().text.tower.hidden_size, 128);
+    }
+
+    #[test]
+    fn an_old_dict_overrides_its_section_whole() {
+        let old = json!({
+            "text_config": {"hidden_size": 64, "layer_norm_eps": 0.001, "num_hidden_layers": 3},
+            "text_config_dict": {"hidden_size": 128, "num_hidden_layers": null},
+        });
+        // As CLIPConfig(text_config=..., text_config_dict=...) of transformers 5.
+        let tower = ClipConfig::from_json(&old).unwrap().text.tower;
+        assert_eq!((tower.hidden_size, tower.layer_norm_eps, tower.layers), (128, 1e-5, 12));
+        let none = json!({"text_config": {"hidden_size": 64}, "text_config_dict": null});
+        assert_eq!(ClipConfig::from_json(&none).unwrap().text.tower.hidden_size, 64);
     }
 
     #[test]
@@ -315,7 +330,16 @@ mod tests {
             (json!({"vision_config": {"patch_size": 33}}), "does not divide"),
             (json!({"vision_config": {"hidden_act": "relu6"}}), "relu6"),
             (json!({"vision_config": 3}), "not an object"),
-            (json!({"text_config": {"hidden_size": -1}}), "text_config"),
+            (json!({"text_config": {"hidden_size": -1}}), "text_config: hidden_size is -1; expected"),
+            (json!({"text_config": {"eos_token_id": [1, 2]}}), "text_config: eos_token_id is [1,2]"),
+            (json!({"text_config": {"hidden_act": 3}}), "text_config: hidden_act is 3"),
+            (json!({"vision_config": {"hidden_act": "silu"}}), "vision_config: hidden_act `silu`"),
+            (json!({"vision_config": {"layer_norm_eps": 1e300}}), "layer_norm_eps"),
+            (json!({"vision_config": {"patch_size": 0}}), "patch_size"),
+            (json!({"vision_config": {"patch_size": 1, "image_size": 4096}}), "number of patches is 16777216"),
+            (json!({"vision_config_dict": []}), "vision_config_dict is not an object"),
+            (json!({"projection_dim": "wide"}), "projection_dim is \"wide\""),
+            (json!([1]), "not a JSON object"),
         ] {
             let error = ClipConfig::from_json(&bad).unwrap_err();
             assert!(error.contains(says), "{error}");
@@ -330,7 +354,32 @@ mod tests {
         let new = json!({"size": {"height": 30, "width": 40}, "do_center_crop": false, "resample": 2});
         let new = preprocess(&new).unwrap();
         assert_eq!((new.resize, new.crop), (Some(Resize::Exact { height: 30, width: 40 }), None));
-        assert!(preprocess(&json!({"size": {"longest_edge": 3}})).is_err());
-        assert!(preprocess(&json!({"size": 224, "image_std": [1, 0, 1]})).is_err());
+        let list = preprocess(&json!({"size": [30, 40], "image_mean": 0.5, "do_center_crop": null})).unwrap();
+        assert_eq!((list.resize, list.crop), (new.resize, None));
+        assert_eq!(list.normalize.unwrap().0, [0.5; 3]);
+        let edge = preprocess(&json!({"size": {"shortest_edge": 9, "longest_edge": null}})).unwrap();
+        assert_eq!(edge.resize, Some(Resize::ShortestEdge(9)));
+    }
+
+    #[test]
+    fn a_processor_that_is_not_understood_is_refused() {
+        for (bad, says) in [
+            (json!({"size": {"longest_edge": 3}}), "size is {"),
+            (json!({"size": {"shortest_edge": 224, "longest_edge": 300}}), "size is {"),
+            (json!({"size": null}), "size is null"),
+            (json!({"size": 0}), "size is 0"),
+            (json!({"crop_size": {"shortest_edge": 224}}), "crop_size is"),
+            (json!({"image_std": [1, 0, 1]}), "image_std"),
+            (json!({"image_mean": [1, 2]}), "image_mean is [1,2]"),
+            (json!({"image_mean": [1e300, 2, 3]}), "image_mean"),
+            (json!({"resample": "bicubic"}), "resample is \"bicubic\""),
+            (json!({"resample": 6}), "resample is 6"),
+            (json!({"do_resize": "no"}), "do_resize is \"no\"; expected true or false"),
+            (json!({"rescale_factor": "1/255"}), "rescale_factor"),
+            (json!([]), "not a JSON object"),
+        ] {
+            let error = preprocess(&bad).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
     }
 }

@@ -4,8 +4,9 @@ use crate::clip;
 use crate::config::ClipConfig;
 use crate::error::EncoderError;
 use crate::tokenizer::TextTokenizer;
-use mils_graph::{Graph, GraphError, HostTensor, Program, WeightSet};
+use mils_graph::{Graph, GraphError, HostTensor, Program, TensorError, WeightSet};
 use mils_media::{Preprocess, RgbImage};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 /// L2-normalised embeddings, one row an input.
@@ -16,6 +17,18 @@ pub struct Embeddings {
 }
 
 impl Embeddings {
+    /// Rows of `dim` values, one after the other, each of length 1: for encoders outside this crate.
+    ///
+    /// # Errors
+    /// If `dim` is 0 or does not divide the number of values.
+    pub fn new(dim: usize, data: Vec<f32>) -> Result<Self, TensorError> {
+        if dim == 0 || !data.len().is_multiple_of(dim) {
+            let shape = vec![data.len().checked_div(dim).unwrap_or_default(), dim];
+            return Err(TensorError::Elements { shape, found: data.len() });
+        }
+        Ok(Self { dim, data })
+    }
+
     /// Width of a row.
     pub fn dim(&self) -> usize {
         self.dim
@@ -44,7 +57,7 @@ impl Embeddings {
         &self.data
     }
 
-    /// Cosine similarity of row `i` with row `j` of `other`: rows have length 1.
+    /// Cosine similarity, -1 to 1, of row `i` with row `j` of `other`, which has the same width: rows have length 1.
     ///
     /// # Panics
     /// If there is no such row.
@@ -123,38 +136,44 @@ impl ClipEncoder {
         self.tokenizer.encode(text)
     }
 
+    /// The embeddings, [rows, dim], of one run of the bucket's program, which is compiled where it is new.
     fn run(&mut self, bucket: Bucket, inputs: &[HostTensor]) -> Result<Vec<f32>, EncoderError> {
-        if !self.programs.contains_key(&bucket) {
-            if self.programs.len() >= MOST_PROGRAMS {
-                self.programs.clear();
-            }
-            let program = self.weights.compile(&self.graph(bucket)?)?;
-            self.programs.insert(bucket, program);
+        if self.programs.len() >= MOST_PROGRAMS && !self.programs.contains_key(&bucket) {
+            self.programs.clear();
         }
-        let Some(program) = self.programs.get_mut(&bucket) else { return Ok(vec![]) };
-        let out = program.run(inputs)?;
-        Ok(out.into_iter().next().and_then(HostTensor::into_f32).unwrap_or_default())
+        let program = match self.programs.entry(bucket) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.weights.compile(&graph(&self.config, bucket)?)?),
+        };
+        let out = program.run(inputs)?.into_iter().next().and_then(HostTensor::into_f32).unwrap_or_default();
+        let (rows, tower) = match bucket {
+            Bucket::Images(batch) => (batch, "image"),
+            Bucket::Texts { batch, .. } => (batch, "text"),
+        };
+        let wanted = [rows, self.config.projection_dim];
+        if out.len() != wanted[0] * wanted[1] {
+            return Err(TensorError::Elements { shape: wanted.to_vec(), found: out.len() }.into());
+        }
+        if !out.iter().all(|v| v.is_finite()) {
+            return Err(EncoderError::NotFinite { model: self.name.clone(), tower });
+        }
+        Ok(out)
     }
+}
 
-    fn graph(&self, bucket: Bucket) -> Result<Graph, GraphError> {
-        let dim = self.config.projection_dim;
-        match bucket {
-            Bucket::Images(batch) => clip::vision(&self.config.vision, dim, batch),
-            Bucket::Texts { batch, tokens } => clip::text(&self.config.text, dim, batch, tokens),
-        }
+fn graph(config: &ClipConfig, bucket: Bucket) -> Result<Graph, GraphError> {
+    let dim = config.projection_dim;
+    match bucket {
+        Bucket::Images(batch) => clip::vision(&config.vision, dim, batch),
+        Bucket::Texts { batch, tokens } => clip::text(&config.text, dim, batch, tokens),
     }
+}
 
-    /// Where in its row a text is pooled: at its first end token, or at its largest id in old files (eos 2).
-    fn pooled_at(&self, ids: &[u32]) -> usize {
-        let eos = self.config.text.eos_token_id;
-        if eos == 2 {
-            let largest = ids.iter().copied().max().unwrap_or_default();
-            ids.iter().position(|&id| id == largest).unwrap_or_default()
-        } else {
-            // As the reference's argmax over "is it the end token": 0 where there is none.
-            ids.iter().position(|&id| id == eos).unwrap_or_default()
-        }
-    }
+/// Where in its row a text is pooled: at its first end token, or at its largest id in old files (eos 2).
+fn pooled_at(eos: u32, ids: &[u32]) -> usize {
+    let pooled = if eos == 2 { ids.iter().copied().max().unwrap_or_default() } else { eos };
+    // As the reference's argmax over "is it the end token": 0 where there is none.
+    ids.iter().position(|&id| id == pooled).unwrap_or_default()
 }
 
 /// Cuts `n` rows into runs of powers of two, so that few shapes are compiled and none is padded.
@@ -198,11 +217,11 @@ impl DualEncoder for ClipEncoder {
             let inputs = [HostTensor::f32(&[batch, 3, size, size], pixels)?, HostTensor::u32(&[batch], rows)?];
             data.extend(self.run(Bucket::Images(batch), &inputs)?);
         }
-        Ok(Embeddings { dim: self.dim(), data })
+        Ok(Embeddings::new(self.dim(), data)?)
     }
 
     fn embed_texts(&mut self, texts: &[String]) -> Result<Embeddings, EncoderError> {
-        let dim = self.dim();
+        let (dim, eos) = (self.dim(), self.config.text.eos_token_id);
         let mut data = vec![0.0; texts.len() * dim];
         let mut groups: BTreeMap<usize, Vec<(usize, Vec<u32>)>> = BTreeMap::new();
         for (i, text) in texts.iter().enumerate() {
@@ -218,7 +237,7 @@ impl DualEncoder for ClipEncoder {
                 let mut ids = Vec::with_capacity(batch * tokens);
                 let mut rows = Vec::with_capacity(batch);
                 for (k, (_, text)) in now.iter().enumerate() {
-                    rows.push((k * tokens + self.pooled_at(text)) as u32);
+                    rows.push((k * tokens + pooled_at(eos, text)) as u32);
                     ids.extend(text);
                     // Nothing before the end token can see what is put here.
                     ids.resize((k + 1) * tokens, 0);
@@ -234,13 +253,30 @@ impl DualEncoder for ClipEncoder {
                 }
             }
         }
-        Ok(Embeddings { dim, data })
+        Ok(Embeddings::new(dim, data)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::runs;
+    use super::{Embeddings, pooled_at, runs};
+
+    #[test]
+    fn texts_are_pooled_at_the_first_end_or_at_the_largest_id() {
+        assert_eq!(pooled_at(9, &[8, 3, 9, 4, 9]), 2);
+        // An added token above the end token, with the old rule and with the new.
+        assert_eq!(pooled_at(2, &[8, 3, 2, 11, 9]), 3);
+        assert_eq!(pooled_at(9, &[8, 3, 2, 11, 9]), 4);
+        assert_eq!(pooled_at(9, &[8, 3]), 0);
+    }
+
+    #[test]
+    fn embeddings_are_whole_rows() {
+        let rows = Embeddings::new(2, vec![1.0, 0.0, 0.6, 0.8]).unwrap();
+        assert_eq!((rows.len(), rows.row(1), rows.dot(0, &rows, 1)), (2, &[0.6, 0.8][..], 0.6));
+        assert!(Embeddings::new(2, vec![]).unwrap().is_empty());
+        assert!(Embeddings::new(0, vec![]).is_err() && Embeddings::new(2, vec![1.0]).is_err());
+    }
 
     #[test]
     fn runs_are_powers_of_two_and_cover_all_rows() {

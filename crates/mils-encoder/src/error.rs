@@ -3,7 +3,7 @@
 use mils_graph::{BackendError, GraphError, TensorError};
 use std::path::PathBuf;
 
-/// Why an encoder could not be opened or run. Every message is one line and names the file.
+/// Why an encoder could not be opened or run. Every message is one line; what is wrong with a file names its path.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncoderError {
@@ -16,9 +16,9 @@ pub enum EncoderError {
         problem: String,
     },
     /// A tensor is not there.
-    #[error("{}: tensor `{name}` {expected:?} is missing", path.display())]
+    #[error("{}: tensor `{name}` {expected:?} is missing; the file is another model's or incomplete", path.display())]
     MissingTensor {
-        /// The file or folder.
+        /// The file, or the folder of several.
         path: PathBuf,
         /// The tensor.
         name: String,
@@ -38,11 +38,15 @@ pub enum EncoderError {
         found: Vec<usize>,
     },
     /// Tensors that the model has no place for.
-    #[error("{}: {count} tensors do not belong to this model, the first is `{name}`", path.display())]
+    #[error(
+        "{}: {count} tensors do not belong to the model of config.json, the first is `{}`",
+        path.display(),
+        name.escape_debug()
+    )]
     LeftOver {
         /// The file.
         path: PathBuf,
-        /// The first of them.
+        /// The first of them, as the file has it.
         name: String,
         /// How many there are.
         count: usize,
@@ -58,9 +62,19 @@ pub enum EncoderError {
     /// An image cannot be brought to the model's size.
     #[error(transparent)]
     Preprocess(#[from] mils_media::PreprocessError),
-    /// The shapes of config.json do not fit together.
+    /// The shapes of config.json do not fit together, or a batch of them is too large.
     #[error("config.json asks for a model that cannot be built: {0}")]
     Graph(#[from] GraphError),
+    /// An embedding has values that are no numbers.
+    #[error(
+        "{model}: the {tower} tower gives values that are not finite; its weights are damaged or too large for f32"
+    )]
+    NotFinite {
+        /// The encoder's name.
+        model: String,
+        /// `image` or `text`.
+        tower: &'static str,
+    },
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] BackendError),

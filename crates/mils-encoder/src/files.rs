@@ -8,10 +8,29 @@ use crate::tokenizer::TextTokenizer;
 use crate::weights::Checkpoint;
 use mils_graph::{Backend, HostTensor};
 use mils_media::Preprocess;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// A CLIP checkpoint in Hugging Face layout: config.json, preprocessor_config.json, tokenizer.json, and
-/// model.safetensors or its shards.
+/// How the text begins that Git LFS leaves where a file was not fetched.
+pub(crate) const GIT_LFS: &str = "version https://git-lfs";
+/// What to do about it.
+pub(crate) const GIT_LFS_PROBLEM: &str = "is a Git LFS pointer in place of the file; run `git lfs pull` in its folder";
+
+/// A text file of the checkpoint.
+pub(crate) fn read_text(path: &Path) -> Result<String, EncoderError> {
+    let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))?;
+    if text.starts_with(GIT_LFS) { Err(EncoderError::file(path, GIT_LFS_PROBLEM)) } else { Ok(text) }
+}
+
+pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> EncoderError {
+    match error.kind() {
+        ErrorKind::NotFound => EncoderError::file(path, "is missing; a CLIP checkpoint folder has it"),
+        _ => EncoderError::file(path, format!("cannot be read: {error}")),
+    }
+}
+
+/// A CLIP checkpoint in Hugging Face layout: config.json, preprocessor_config.json (or processor_config.json with an
+/// `image_processor`), tokenizer.json, and model.safetensors or its shards.
 pub struct ClipFiles {
     folder: PathBuf,
     config: ClipConfig,
@@ -25,21 +44,30 @@ impl ClipFiles {
     /// Reads and checks everything in the folder.
     ///
     /// # Errors
-    /// If a file is missing or damaged, or a tensor is missing, left over or misshapen.
+    /// If a file is missing or damaged, the files do not fit together, or a tensor is missing, left over, misshapen or
+    /// not finite.
     pub fn open(folder: &Path) -> Result<Self, EncoderError> {
         if !folder.is_dir() {
             return Err(EncoderError::file(folder, "is not a folder; name a CLIP checkpoint folder"));
         }
-        let config = ClipConfig::read(&folder.join("config.json"))?;
-        let preprocess_path = folder.join("preprocessor_config.json");
-        let preprocess = read_preprocess(&preprocess_path)?;
+        let config_path = folder.join("config.json");
+        let config = ClipConfig::read(&config_path)?;
+        // The graphs are built here too, so that shapes that cannot be are known before the weights are read.
+        clip::text(&config.text, config.projection_dim, 1, config.text.max_positions)
+            .and_then(|_| clip::vision(&config.vision, config.projection_dim, 1))
+            .map_err(|e| EncoderError::file(&config_path, format!("asks for a model that cannot be built: {e}")))?;
+        let (preprocess_path, preprocess) = read_preprocess(folder)?;
         check_size(&config, &preprocess).map_err(|p| EncoderError::file(&preprocess_path, p))?;
-        let (most, vocab) = (config.text.max_positions, config.text.vocab_size);
-        let tokenizer = TextTokenizer::open(&folder.join("tokenizer.json"), most, vocab)?;
-        let mut weights = Checkpoint::open(folder)?.read(&clip::tensors(&config))?;
-        // `tensors` lists the scale first.
+        let tokenizer = TextTokenizer::open(&folder.join("tokenizer.json"), &config.text)?;
+        let checkpoint = Checkpoint::open(folder)?;
+        let mut weights = checkpoint.read(&clip::tensors(&config))?;
+        // `tensors` lists the scale first, and `read` keeps the order.
         let (_, scale) = weights.remove(0);
-        let scale = scale.as_f32().and_then(|s| s.first().copied()).unwrap_or_default();
+        let logit_scale = scale.as_f32().and_then(|s| s.first()).map_or(f32::NAN, |s| s.exp());
+        if !logit_scale.is_finite() {
+            let problem = "`logit_scale` is too large for a logarithm of a factor; the file is damaged";
+            return Err(EncoderError::file(checkpoint.path(), problem));
+        }
         for (name, tensor) in &mut weights {
             if name.ends_with("patch_embedding.weight") {
                 let rows = tensor.shape()[0];
@@ -48,7 +76,7 @@ impl ClipFiles {
                 *tensor = HostTensor::f32(&[rows, columns], data)?;
             }
         }
-        Ok(Self { folder: folder.into(), config, preprocess, tokenizer, weights, logit_scale: scale.exp() })
+        Ok(Self { folder: folder.into(), config, preprocess, tokenizer, weights, logit_scale })
     }
 
     /// Its configuration.
@@ -56,7 +84,7 @@ impl ClipFiles {
         &self.config
     }
 
-    /// Number of weights.
+    /// Number of weights: all elements of all tensors but `logit_scale`.
     pub fn parameters(&self) -> usize {
         self.weights.iter().filter_map(|(_, t)| t.as_f32()).map(<[f32]>::len).sum()
     }
@@ -66,7 +94,9 @@ impl ClipFiles {
     /// # Errors
     /// If they do not fit there.
     pub fn load(self, backend: &dyn Backend) -> Result<ClipEncoder, EncoderError> {
-        let name = self.folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        // A folder given as `.` has no name of its own.
+        let folder = self.folder.canonicalize().unwrap_or(self.folder);
+        let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let weights = backend.load(self.weights)?;
         Ok(ClipEncoder::new(name, self.config, self.preprocess, self.tokenizer, weights, self.logit_scale))
     }
@@ -87,3 +117,6 @@ fn check_size(config: &ClipConfig, preprocess: &Preprocess) -> Result<(), String
         None => Err(format!("does not bring images to one size; config.json wants {size}x{size}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
+use std::borrow::Cow;
 
 /// Resampling filters, as Pillow has them; all but `Nearest` with antialiasing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub enum Resample {
 }
 
 impl Resample {
-    /// By the number in `preprocessor_config.json`.
+    /// By the number in `preprocessor_config.json`, 0 to 5.
     pub fn from_pillow(number: u64) -> Option<Self> {
         use Resample::{Bicubic, Bilinear, Box, Hamming, Lanczos, Nearest};
         [Nearest, Lanczos, Bilinear, Bicubic, Box, Hamming].get(usize::try_from(number).ok()?).copied()
@@ -42,7 +43,7 @@ impl Resample {
     }
 }
 
-/// The size to resize to.
+/// The size to resize to, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resize {
     /// This size, whatever the aspect.
@@ -56,7 +57,7 @@ pub enum Resize {
     ShortestEdge(u32),
 }
 
-/// A crop around the centre; where the image is smaller, zeros are added.
+/// A crop around the centre, in pixels; where the image is smaller, zeros are added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crop {
     /// Rows.
@@ -76,7 +77,7 @@ pub struct Preprocess {
     pub crop: Option<Crop>,
     /// Factor for the 8-bit values, usually 1/255.
     pub rescale: Option<f32>,
-    /// Mean and standard deviation of each channel.
+    /// Mean and standard deviation of each channel, after `rescale`. A deviation of 0 gives infinities.
     pub normalize: Option<([f32; 3], [f32; 3])>,
 }
 
@@ -91,60 +92,96 @@ pub struct Pixels {
     pub width: usize,
 }
 
-/// An image that cannot be brought to the wanted size.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot resize {from_width}x{from_height} to {width}x{height}: {problem}")]
-pub struct PreprocessError {
-    from_width: u32,
-    from_height: u32,
-    width: u32,
-    height: u32,
-    problem: String,
+/// Why an image cannot be brought to the wanted size.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PreprocessError {
+    /// The image has no rows or no columns.
+    #[error("a picture of {width}x{height} pixels has nothing to see; expected at least 1x1")]
+    Empty {
+        /// Its columns.
+        width: u32,
+        /// Its rows.
+        height: u32,
+    },
+    /// It cannot be resized.
+    #[error("cannot resize {from_width}x{from_height} to {width}x{height}: {problem}")]
+    Resize {
+        /// Columns before.
+        from_width: u32,
+        /// Rows before.
+        from_height: u32,
+        /// Columns after.
+        width: u64,
+        /// Rows after.
+        height: u64,
+        /// Why, and what to do.
+        problem: String,
+    },
+    /// The crop is empty or too large.
+    #[error("cannot crop to {width}x{height}; expected 1 to 65536 a side and at most 268435456 pixels")]
+    Crop {
+        /// Its columns.
+        width: u32,
+        /// Its rows.
+        height: u32,
+    },
 }
 
-/// Larger sides than this are refused after resizing: a very long strip of a picture, not a model input.
+/// Larger sides than this are refused: a very long strip of a picture, not a model input.
 const MAX_SIDE: u64 = 1 << 16;
+/// More pixels than this are refused, before they are allocated.
+const MAX_PIXELS: u64 = 1 << 28;
+
+/// Whether a picture of this size may be made.
+fn fits(width: u64, height: u64) -> bool {
+    // The product of two sides cannot overflow once both are bounded.
+    width.min(height) > 0 && width.max(height) <= MAX_SIDE && width * height <= MAX_PIXELS
+}
 
 impl Preprocess {
     /// Applies the steps.
     ///
     /// # Errors
-    /// If the image cannot be resized: extreme aspects whose longer side would be beyond 65,536.
+    /// If the image is empty, or resizing or cropping would make one that is empty, has a side beyond 65,536, or has
+    /// more than 2^28 pixels.
     pub fn apply(&self, image: &RgbImage) -> Result<Pixels, PreprocessError> {
-        let resized = match self.resize {
-            Some(resize) => Some(self.resized(image, resize)?),
-            None => None,
+        let (width, height) = image.dimensions();
+        if width == 0 || height == 0 {
+            return Err(PreprocessError::Empty { width, height });
+        }
+        if let Some(Crop { height, width }) = self.crop
+            && !fits(width.into(), height.into())
+        {
+            return Err(PreprocessError::Crop { width, height });
+        }
+        let (bytes, w, h) = match self.resize {
+            Some(resize) => self.resized(image, resize)?,
+            None => (Cow::Borrowed(&image.as_raw()[..]), width, height),
         };
-        let (bytes, w, h) = match &resized {
-            Some((bytes, w, h)) => (&bytes[..], *w, *h),
-            None => (&image.as_raw()[..], image.width(), image.height()),
-        };
-        Ok(self.crop_and_normalize(bytes, w as usize, h as usize))
+        Ok(self.crop_and_normalize(&bytes, w as usize, h as usize))
     }
 
-    fn resized(&self, image: &RgbImage, resize: Resize) -> Result<(Vec<u8>, u32, u32), PreprocessError> {
+    fn resized<'a>(&self, image: &'a RgbImage, resize: Resize) -> Result<(Cow<'a, [u8]>, u32, u32), PreprocessError> {
         let (w, h) = image.dimensions();
         let (width, height) = target(w, h, resize);
-        let fail = |problem: String| PreprocessError {
-            from_width: w,
-            from_height: h,
-            width: u32::try_from(width).unwrap_or(u32::MAX),
-            height: u32::try_from(height).unwrap_or(u32::MAX),
-            problem,
-        };
-        if width.max(height) > MAX_SIDE || width.min(height) == 0 {
-            return Err(fail("the picture is too long and thin; crop it".into()));
+        let fail = |problem: String| PreprocessError::Resize { from_width: w, from_height: h, width, height, problem };
+        if !fits(width, height) {
+            return Err(fail(match resize {
+                Resize::ShortestEdge(1..) => "the picture is too long and thin; crop it".into(),
+                _ => format!("expected 1 to {MAX_SIDE} a side and at most {MAX_PIXELS} pixels"),
+            }));
         }
         // Both are at most MAX_SIDE.
         let (to_w, to_h) = (width as u32, height as u32);
         if (to_w, to_h) == (w, h) {
-            return Ok((image.as_raw().clone(), w, h));
+            return Ok((Cow::Borrowed(image.as_raw()), w, h));
         }
         let source = ImageRef::new(w, h, image.as_raw(), PixelType::U8x3).map_err(|e| fail(e.to_string()))?;
         let mut out = Image::new(to_w, to_h, PixelType::U8x3);
         let options = ResizeOptions::new().resize_alg(self.resample.algorithm());
         Resizer::new().resize(&source, &mut out, &options).map_err(|e| fail(e.to_string()))?;
-        Ok((out.into_vec(), to_w, to_h))
+        Ok((Cow::Owned(out.into_vec()), to_w, to_h))
     }
 
     fn crop_and_normalize(&self, bytes: &[u8], w: usize, h: usize) -> Pixels {
@@ -175,7 +212,7 @@ impl Preprocess {
     }
 }
 
-/// Width and height after resizing; the longer side is `floor(short * long / short_side)`.
+/// Width and height after resizing; with [`Resize::ShortestEdge`] the longer side is `floor(edge * long / short)`.
 fn target(w: u32, h: u32, resize: Resize) -> (u64, u64) {
     match resize {
         Resize::Exact { height, width } => (u64::from(width), u64::from(height)),
@@ -215,5 +252,29 @@ mod tests {
         let strip = RgbImage::new(100_000, 1);
         let resize = Preprocess { resize: Some(Resize::ShortestEdge(224)), ..PLAIN };
         assert!(resize.apply(&strip).unwrap_err().to_string().contains("too long"));
+    }
+
+    #[test]
+    fn absurd_sizes_are_errors() {
+        let image = RgbImage::new(3, 3);
+        for (height, width) in [(0, 4), (4, 0), (u32::MAX, u32::MAX), (1 << 15, 1 << 15)] {
+            let crop = Preprocess { crop: Some(Crop { height, width }), ..PLAIN };
+            assert_eq!(crop.apply(&image), Err(PreprocessError::Crop { width, height }));
+            let exact = Preprocess { resize: Some(Resize::Exact { height, width }), ..PLAIN };
+            assert!(matches!(exact.apply(&image), Err(PreprocessError::Resize { .. })));
+        }
+        for edge in [0, u32::MAX] {
+            let edge = Preprocess { resize: Some(Resize::ShortestEdge(edge)), ..PLAIN };
+            assert!(matches!(edge.apply(&image), Err(PreprocessError::Resize { .. })));
+        }
+        assert_eq!(PLAIN.apply(&RgbImage::new(0, 3)), Err(PreprocessError::Empty { width: 0, height: 3 }));
+    }
+
+    #[test]
+    fn one_side_is_padded_while_the_other_is_cropped() {
+        // A row of 5, cropped to 3 and grown to 2 rows: transformers puts the odd row of zeros before the picture.
+        let image = RgbImage::from_fn(5, 1, |x, _| [x as u8 + 1; 3].into());
+        let crop = Preprocess { crop: Some(Crop { height: 2, width: 3 }), ..PLAIN };
+        assert_eq!(crop.apply(&image).unwrap().data[..6], [0.0, 0.0, 0.0, 2.0, 3.0, 4.0]);
     }
 }

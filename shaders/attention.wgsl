@@ -31,6 +31,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     // An array, not a vec4: FXC (DX12 without dxcompiler.dll) refuses to store to a vector at a computed index.
     var acc: array<f32, 4>;
+    // Every query sees a key, so that total is above 0 unless the scores are not finite; then the row is NaN, as the
+    // softmax of the formula is.
     var largest = -3.0e38;
     var total = 0.0;
     for (var start = 0u; start < seen; start += CHUNK) {

@@ -17,7 +17,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = lane; i < params.width; i += LANES) {
         squares = fma(x[at + i], x[at + i], squares);
     }
-    let norm = max(sqrt(workgroup_sum(squares, lane)), 1e-12);
+    let length = sqrt(workgroup_sum(squares, lane));
+    // Not max, which may drop a NaN.
+    let norm = select(length, 1e-12, length < 1e-12);
     for (var i = lane; i < params.width; i += LANES) {
         out[at + i] = x[at + i] / norm;
     }

@@ -1,7 +1,8 @@
 //! The WGSL compute shaders of MILS, each validated in every variant when this crate is built.
 //!
 //! A [`Kernel`] names a shader and its variant; [`Kernel::source`] is plain WGSL, [`Kernel::interface`] what it binds,
-//! found by reflection. This crate names no GPU API: any WebGPU implementation can run the shaders.
+//! found by reflection. This crate names no GPU API and dispatches nothing: any WebGPU implementation can run the
+//! shaders. A variant is plain WGSL; there are no subgroups, no f16, and no feature beyond WebGPU's defaults.
 //!
 //! ```
 //! use mils_shaders::{Binding, Kernel};
@@ -15,6 +16,9 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 include!("../variants.rs");
+
+/// Bytes of workgroup memory that a shader uses at most: half of WebGPU's default limit.
+pub const MOST_WORKGROUP_MEMORY: u32 = 8 << 10;
 
 /// How a shader uses a binding. Bindings are in group 0, numbered from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

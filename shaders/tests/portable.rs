@@ -2,7 +2,7 @@
 //! stays within WebGPU's default limits.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use mils_shaders::{Binding, Kernel};
+use mils_shaders::{Binding, Kernel, MOST_WORKGROUP_MEMORY};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -48,6 +48,6 @@ fn every_variant_stays_within_the_default_limits() {
             .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup)
             .map(|(_, v)| layouter[v.ty].size)
             .sum();
-        assert!(shared <= 16 << 10, "{kernel:?}: {shared} bytes of workgroup memory");
+        assert!(shared <= MOST_WORKGROUP_MEMORY, "{kernel:?}: {shared} bytes of workgroup memory");
     }
 }

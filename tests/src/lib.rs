@@ -1,5 +1,78 @@
-//! Tests that need several crates at once; see tests/. This library is empty.
+//! What several of the tests in tests/ share: the backends under test, where fixtures lie, and the one tolerance table.
+//! Not a library for others.
 //!
 //! ```
-//! // Nothing to show: the tests are the content.
+//! use mils_tests::tolerance;
+//! assert!(tolerance::FILE_COSINE < tolerance::COSINE);
 //! ```
+#![allow(clippy::panic, reason = "a test that lacks its device must fail")]
+
+use mils_cpu::Cpu;
+use mils_gpu::Gpu;
+use mils_graph::Backend;
+use std::path::{Path, PathBuf};
+
+/// How far a result may be from its reference.
+pub mod tolerance {
+    /// Least cosine of an embedding with the reference, in f32.
+    pub const COSINE: f32 = 0.99999;
+    /// Largest difference of an embedding's element from the reference, in f32.
+    pub const ELEMENT: f32 = 1e-4;
+    /// Least cosine where the image was also resized here: 8-bit resampling may round to the neighbouring value, and
+    /// random weights pass that on undamped.
+    pub const FILE_COSINE: f32 = 0.9995;
+    /// The same for trained weights.
+    pub const TRAINED_FILE_COSINE: f32 = 0.9999;
+    /// Largest difference of a resized pixel from Pillow's, in 8-bit steps.
+    pub const PIXEL: f32 = 1.01;
+    /// Largest difference of an op's element between backends, relative to the largest element.
+    pub const OP: f32 = 2e-5;
+}
+
+/// Whether the GPU is left out: only on request, and loudly.
+pub fn skips_gpu() -> bool {
+    let skips = std::env::var_os("MILS_TEST_SKIP_GPU").is_some();
+    if skips {
+        eprintln!("MILS_TEST_SKIP_GPU is set: THE GPU BACKEND IS NOT TESTED");
+    }
+    skips
+}
+
+/// The GPU to test, a software driver if need be.
+///
+/// # Panics
+/// If there is none.
+pub fn gpu() -> Gpu {
+    Gpu::open().unwrap_or_else(|e| panic!("{e}; or set MILS_TEST_SKIP_GPU=1 to leave the GPU untested"))
+}
+
+/// The backends to test.
+///
+/// # Panics
+/// If there is no GPU and nobody said to leave it out.
+pub fn backends() -> Vec<Box<dyn Backend>> {
+    let mut all: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new())];
+    if !skips_gpu() {
+        all.push(Box::new(gpu()));
+    }
+    all
+}
+
+/// The folder of the conformance fixtures.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance")
+}
+
+/// Holds an embedding against its reference; both have length 1.
+///
+/// # Panics
+/// If they differ by more than the tolerance.
+pub fn compare(what: &str, ours: &[f32], theirs: &[f32]) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    let cosine: f32 = ours.iter().zip(theirs).map(|(a, b)| a * b).sum();
+    let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(
+        cosine >= tolerance::COSINE && worst <= tolerance::ELEMENT,
+        "{what}: cosine {cosine}, largest difference {worst}"
+    );
+}

@@ -3,7 +3,7 @@
 use mils_graph::Activation;
 
 /// `e^x` to about 1 ulp, without a library call: range reduction by ln 2 (Cody and Waite, two constants) and a
-/// polynomial of degree 6.
+/// polynomial of degree 6. Below -87.3 it is 0 and above 88.3 infinite, a little before f32 ends; NaN stays NaN.
 #[inline]
 pub fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -11,7 +11,10 @@ pub fn exp(x: f32) -> f32 {
     const LN2_LO: f32 = -2.121_944_4e-4;
     // Adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits.
     const ROUND: f32 = 12_582_912.0;
-    let x = x.clamp(-87.3, 88.3);
+    const LEAST: f32 = -87.3;
+    const MOST: f32 = 88.3;
+    let whole = x;
+    let x = x.clamp(LEAST, MOST);
     let shifted = x * LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (x - n * LN2_HI) - n * LN2_LO;
@@ -23,7 +26,14 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 0.5;
     let p = p * (r * r) + r + 1.0;
     let power = f32::from_bits(((n as i32 + 127) as u32) << 23);
-    p * power
+    // Not the clamped ends: a weight of -inf must be 0, and x / (1 + e^-x) must go to 0.
+    if whole < LEAST {
+        0.0
+    } else if whole > MOST {
+        f32::INFINITY
+    } else {
+        p * power
+    }
 }
 
 /// The error function, absolute error below 5e-7 (Abramowitz and Stegun, formula 7.1.26).
@@ -56,12 +66,27 @@ mod tests {
 
     #[test]
     fn exp_is_close_to_the_library() {
-        for i in -8700..8800 {
+        for i in -8730..=8830 {
             let x = i as f32 / 100.0;
             let (ours, theirs) = (exp(x), x.exp());
             assert!((ours - theirs).abs() <= theirs * 3e-7, "exp({x}) = {ours}, not {theirs}");
         }
-        assert!(exp(-1e9) < 1e-37 && exp(1e9).is_finite());
+        for (x, y) in [(-1e9, 0.0), (f32::NEG_INFINITY, 0.0), (1e9, f32::INFINITY), (f32::INFINITY, f32::INFINITY)] {
+            assert_eq!(exp(x), y);
+        }
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn activations_end_where_their_formulas_do() {
+        for activation in [Activation::QuickGelu, Activation::Gelu, Activation::GeluTanh] {
+            for x in [20.0, 1e9, 1e38] {
+                assert_eq!(activate(activation, x), x, "{activation:?}");
+                assert!(activate(activation, -x).abs() < 1e-6, "{activation:?}({}) = {}", -x, activate(activation, -x));
+            }
+            assert_eq!(activate(activation, 0.0), 0.0);
+            assert!(activate(activation, f32::NAN).is_nan(), "{activation:?}");
+        }
     }
 
     #[test]

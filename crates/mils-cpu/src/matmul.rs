@@ -24,13 +24,23 @@ impl View {
         Self { rows: self.columns, columns: self.rows, row: self.column, column: self.row, ..self }
     }
 
+    /// The last element's place; none where it is beyond any slice. Only for views with elements.
+    fn last(&self) -> Option<usize> {
+        let down = (self.rows - 1).checked_mul(self.row)?;
+        let right = (self.columns - 1).checked_mul(self.column)?;
+        self.offset.checked_add(down)?.checked_add(right)
+    }
+
     fn check(&self, len: usize, name: &str) {
-        let last = self.offset + (self.rows - 1) * self.row + (self.columns - 1) * self.column;
-        assert!(last < len, "matmul: {name} reaches to {last}, beyond {len}");
+        let inside = self.last().is_some_and(|last| last < len);
+        assert!(inside, "matmul: {name} reaches beyond its {len} elements");
     }
 }
 
-/// `out = scale · a · b`. Every dimension is at least 1: graphs have no empty values.
+/// `out = scale · a · b`, whatever `out` held before. Every dimension is at least 1: graphs have no empty values.
+///
+/// # Panics
+/// If the shapes do not fit each other or reach beyond their slices, or rows of `out` overlap.
 pub(crate) fn matmul(
     (out, c): (&mut [f32], View),
     (lhs, a): (&[f32], View),
@@ -40,14 +50,15 @@ pub(crate) fn matmul(
 ) {
     assert!(a.rows == c.rows && b.columns == c.columns && a.columns == b.rows, "matmul: shapes do not fit");
     assert!(c.rows > 0 && c.columns > 0 && a.columns > 0, "matmul: empty");
+    assert!(c.column == 1 && (c.rows == 1 || c.row >= c.columns), "matmul: rows of out overlap");
     c.check(out.len(), "out");
     a.check(lhs.len(), "a");
     b.check(rhs.len(), "b");
     // gemm's rayon path with 0 takes as many threads as the pool has.
     let parallelism = if parallel { Parallelism::Rayon(0) } else { Parallelism::None };
-    // SAFETY: the views were checked against their slices just above, `out` is borrowed mutably and so overlaps
-    // neither input, and rows of `c` do not overlap because c.row >= c.columns for every caller (dense or a head's
-    // column range of a dense matrix).
+    // SAFETY: just above, without overflow, the views were checked to end inside their slices and the rows of `c` not
+    // to overlap; `out` is borrowed mutably and so overlaps neither input. Strides that matter (of dimensions above 1)
+    // are below a slice's length and so fit an isize.
     unsafe {
         gemm::gemm(
             c.rows,
@@ -70,5 +81,32 @@ pub(crate) fn matmul(
             false,
             parallelism,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn out_is_overwritten_even_where_it_was_not_finite() {
+        // gemm has other paths for thin, small and large products.
+        for [m, n, k] in [[1, 1, 1], [5, 3, 2], [1, 40, 9], [40, 1, 9], [7, 9, 33], [65, 70, 40]] {
+            let (a, b) = (vec![0.5; m * k], vec![2.0; n * k]);
+            let mut out = vec![f32::NAN; m * n];
+            let rhs = (&b[..], View::dense(n, k).transposed());
+            matmul((&mut out, View::dense(m, n)), (&a, View::dense(m, k)), rhs, 3.0, false);
+            assert!(out.iter().all(|&v| v == 3.0 * k as f32), "{m} x {n} x {k}: {out:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "reaches beyond")]
+    fn sizes_that_wrap_round_do_not_pass() {
+        // (2^62 rows) · 4 wraps round to 0.
+        let rows = (1 << 62) + 1;
+        let a = View::dense(rows, 4);
+        let c = View { columns: 1, ..a };
+        matmul((&mut [0.0; 4], c), (&[0.0; 4], a), (&[0.0; 4], View::dense(4, 1)), 1.0, false);
     }
 }

@@ -1,4 +1,5 @@
-//! The ops on slices. Shapes are given, not guessed; slices have exactly the lengths that the shapes say.
+//! The ops on slices. Shapes are given, not guessed: slices have exactly the lengths that the shapes say, no dimension
+//! is 0, and every index is inside its table. What does not fit panics; graphs are checked before they come here.
 
 use crate::math;
 use crate::matmul::{View, matmul};
@@ -63,15 +64,16 @@ pub fn activation(out: &mut [f32], x: &[f32], activation: Activation) {
     });
 }
 
-/// Layer normalisation over rows of `gamma.len()` elements, the two moments in f64.
+/// Layer normalisation over rows of `gamma.len()` elements, [.., D] to [.., D], the two moments in f64.
 pub fn layer_norm(out: &mut [f32], x: &[f32], gamma: &[f32], beta: &[f32], eps: f32) {
     let d = gamma.len();
     let piece = rows_per_piece(d) * d;
     out.par_chunks_mut(piece).zip(x.par_chunks(piece)).for_each(|(out, x)| {
         for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-            let mean = (x.iter().map(|&v| f64::from(v)).sum::<f64>() / d as f64) as f32;
-            let var = x.iter().map(|&v| f64::from((v - mean) * (v - mean))).sum::<f64>() / d as f64;
-            let scale = 1.0 / (var as f32 + eps).sqrt();
+            let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / d as f64;
+            let var = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / d as f64;
+            let scale = (1.0 / (var + f64::from(eps)).sqrt()) as f32;
+            let mean = mean as f32;
             for (((o, &v), &g), &b) in out.iter_mut().zip(x).zip(gamma).zip(beta) {
                 *o = (v - mean) * scale * g + b;
             }
@@ -98,43 +100,69 @@ pub struct AttentionShape {
     pub scale: f32,
 }
 
-/// Attention; see `mils_graph::Attention`. One task a head of a batch row; the scores of one head are held at a time.
+impl AttentionShape {
+    /// `rows` rows of one head, from row `first` on, in a tensor [B, `all`, H·D].
+    fn head(&self, all: usize, task: usize, first: usize, rows: usize) -> View {
+        let width = self.heads * self.head_dim;
+        let (b, h) = (task / self.heads, task % self.heads);
+        let offset = (b * all + first) * width + h * self.head_dim;
+        View { offset, rows, columns: self.head_dim, row: width, column: 1 }
+    }
+}
+
+/// Scores that a thread holds at a time: 1 MiB, which stays in a core's cache. Without a bound, a long sequence would
+/// need the square of its length.
+const MOST_SCORES: usize = 1 << 18;
+
+/// Attention, q [B, Sq, H·D], k and v [B, Sk, H·D] to [B, Sq, H·D]; see `mils_graph::Attention`. One task a head of a
+/// batch row, which takes its queries in blocks. A query that does not see a key does not see its NaN either.
 pub fn attention(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], s: AttentionShape) {
-    let width = s.heads * s.head_dim;
-    let head = |rows, batch_row: usize, h: usize| View {
-        offset: batch_row * rows * width + h * s.head_dim,
-        rows,
-        columns: s.head_dim,
-        row: width,
-        column: 1,
-    };
+    attention_in_blocks(out, [q, k, v], s, MOST_SCORES);
+}
+
+fn attention_in_blocks(out: &mut [f32], [q, k, v]: [&[f32]; 3], s: AttentionShape, most_scores: usize) {
     let tasks: Vec<Vec<f32>> = (0..s.batch * s.heads)
         .into_par_iter()
         .map_init(Vec::new, |scores: &mut Vec<f32>, task| {
-            let (b, h) = (task / s.heads, task % s.heads);
-            scores.resize(s.queries * s.keys, 0.0);
-            let score_view = View::dense(s.queries, s.keys);
-            let keys = head(s.keys, b, h);
-            matmul((scores, score_view), (q, head(s.queries, b, h)), (k, keys.transposed()), s.scale, false);
-            for (i, row) in scores.chunks_exact_mut(s.keys).enumerate() {
-                softmax(row, if s.causal { i + 1 } else { s.keys });
-            }
             let mut result = vec![0.0; s.queries * s.head_dim];
-            let view = View::dense(s.queries, s.head_dim);
-            matmul((&mut result, view), (scores, score_view), (v, keys), 1.0, false);
+            let mut block = (most_scores / s.keys).min(s.queries).max(1);
+            // The weight of a hidden key is 0, but 0 · NaN is NaN: then only one by one, with the keys that it sees.
+            if s.causal && !all_finite(v, s.head(s.keys, task, 0, s.keys)) {
+                block = 1;
+            }
+            for first in (0..s.queries).step_by(block) {
+                let rows = block.min(s.queries - first);
+                let keys = if s.causal { first + rows } else { s.keys };
+                scores.resize(rows * keys, 0.0);
+                let score_view = View::dense(rows, keys);
+                let seen = s.head(s.keys, task, 0, keys);
+                let queries = s.head(s.queries, task, first, rows);
+                matmul((scores, score_view), (q, queries), (k, seen.transposed()), s.scale, false);
+                for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+                    softmax(row, if s.causal { first + i + 1 } else { keys });
+                }
+                let view = View { offset: first * s.head_dim, ..View::dense(rows, s.head_dim) };
+                matmul((&mut result, view), (scores, score_view), (v, seen), 1.0, false);
+            }
             result
         })
         .collect();
     for (task, result) in tasks.iter().enumerate() {
-        let view = head(s.queries, task / s.heads, task % s.heads);
+        let view = s.head(s.queries, task, 0, s.queries);
         for (i, row) in result.chunks_exact(s.head_dim).enumerate() {
-            let at = view.offset + i * width;
+            let at = view.offset + i * view.row;
             out[at..at + s.head_dim].copy_from_slice(row);
         }
     }
 }
 
-/// Softmax of the first `seen` scores; the rest become 0.
+fn all_finite(data: &[f32], view: View) -> bool {
+    let row = |i| &data[view.offset + i * view.row..][..view.columns];
+    (0..view.rows).all(|i| row(i).iter().all(|v| v.is_finite()))
+}
+
+/// Softmax of the first `seen` scores, their sum in f64; the rest become 0. A score of -inf has the weight 0; a row of
+/// nothing else, or with NaN or +inf, becomes NaN, as the formula has it.
 fn softmax(row: &mut [f32], seen: usize) {
     let (row, hidden) = row.split_at_mut(seen);
     hidden.fill(0.0);
@@ -142,11 +170,11 @@ fn softmax(row: &mut [f32], seen: usize) {
     for v in row.iter_mut() {
         *v = math::exp(*v - max);
     }
-    let scale = 1.0 / row.iter().sum::<f32>();
+    let scale = (1.0 / row.iter().map(|&v| f64::from(v)).sum::<f64>()) as f32;
     row.iter_mut().for_each(|v| *v *= scale);
 }
 
-/// Rows of `table` (each `d` long) by number.
+/// Rows of `table` [V, D] by number, [M] to [M, D].
 pub fn gather(out: &mut [f32], table: &[f32], rows: &[u32], d: usize) {
     for (out, &row) in out.chunks_exact_mut(d).zip(rows) {
         let at = row as usize * d;
@@ -154,16 +182,19 @@ pub fn gather(out: &mut [f32], table: &[f32], rows: &[u32], d: usize) {
     }
 }
 
-/// a + b, b repeated along a.
+/// a + b, [.., S] + [S], b repeated along a.
 pub fn add(out: &mut [f32], a: &[f32], b: &[f32]) {
-    out.par_chunks_mut(b.len()).zip(a.par_chunks(b.len())).for_each(|(out, a)| {
-        for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
-            *o = a + b;
+    let piece = rows_per_piece(b.len()) * b.len();
+    out.par_chunks_mut(piece).zip(a.par_chunks(piece)).for_each(|(out, a)| {
+        for (out, a) in out.chunks_exact_mut(b.len()).zip(a.chunks_exact(b.len())) {
+            for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
+                *o = a + b;
+            }
         }
     });
 }
 
-/// [B, C, H, W] to rows of patches; `shape` is the image's.
+/// [B, C, H, W] to rows of patches [B, H/p · W/p, C·p·p]; `shape` is the image's.
 pub fn patchify(out: &mut [f32], image: &[f32], shape: [usize; 4], patch: usize) {
     let [_, c, h, w] = shape;
     let (grid_w, row_len) = (w / patch, c * patch * patch);
@@ -180,7 +211,7 @@ pub fn patchify(out: &mut [f32], image: &[f32], shape: [usize; 4], patch: usize)
     });
 }
 
-/// One row before every sequence of `tokens` rows of `token.len()`.
+/// One row before every sequence of `tokens` rows: [D], [B, S, D] to [B, S+1, D].
 pub fn prepend(out: &mut [f32], token: &[f32], x: &[f32], tokens: usize) {
     let d = token.len();
     for (out, x) in out.chunks_exact_mut((tokens + 1) * d).zip(x.chunks_exact(tokens * d)) {
@@ -189,10 +220,111 @@ pub fn prepend(out: &mut [f32], token: &[f32], x: &[f32], tokens: usize) {
     }
 }
 
-/// Rows of `d` elements scaled to length 1.
+/// Rows of `d` elements over the larger of their length and 1e-12. A row with NaN becomes NaN.
 pub fn l2_normalize(out: &mut [f32], x: &[f32], d: usize) {
     for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-        let norm = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt().max(1e-12) as f32;
+        let norm = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+        // Not `max`, which would drop a NaN and give the row's other elements a length of 1e-12.
+        let norm = if norm < 1e-12 { 1e-12 } else { norm } as f32;
         out.iter_mut().zip(x).for_each(|(o, v)| *o = v / norm);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waves(n: usize, step: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    #[test]
+    fn softmax_of_what_is_not_finite() {
+        let inf = f32::INFINITY;
+        let mut row = [-inf, 0.0, 0.0, 5.0];
+        softmax(&mut row, 3);
+        assert_eq!(row, [0.0, 0.5, 0.5, 0.0]);
+        // Large scores do not overflow.
+        let mut row = [3e38, 3e38];
+        softmax(&mut row, 2);
+        assert_eq!(row, [0.5, 0.5]);
+        for mut row in [[-inf, -inf], [f32::NAN, 0.0], [inf, 0.0]] {
+            softmax(&mut row, 2);
+            assert!(row.iter().all(|v| v.is_nan()), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn softmax_of_a_long_row_sums_to_one() {
+        let mut row = waves(1 << 20, 0.1);
+        softmax(&mut row, 1 << 20);
+        let sum: f64 = row.iter().map(|&v| f64::from(v)).sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+    }
+
+    #[test]
+    fn blocks_of_queries_change_nothing() {
+        for causal in [false, true] {
+            let s = AttentionShape { batch: 2, queries: 13, keys: 13, heads: 2, head_dim: 3, causal, scale: 0.7 };
+            let n = 2 * 13 * 6;
+            let (q, k, v) = (waves(n, 0.3), waves(n, 0.7), waves(n, 1.1));
+            let run = |most| {
+                let mut out = vec![f32::NAN; n];
+                attention_in_blocks(&mut out, [&q, &k, &v], s, most);
+                out
+            };
+            let whole = run(1 << 10);
+            for most in [1, 13 * 4, 13 * 5] {
+                let worst = whole.iter().zip(run(most)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst < 1e-6, "causal {causal}, {most} scores: differs by {worst}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_not_seen_does_not_matter() {
+        let s = AttentionShape { batch: 1, queries: 4, keys: 4, heads: 1, head_dim: 2, causal: true, scale: 1.0 };
+        let (mut k, mut v) = (waves(8, 0.5), waves(8, 0.9));
+        let mut clean = [0.0; 8];
+        attention(&mut clean, &k, &k, &v, s);
+        k[6..].fill(f32::NAN);
+        v[6..].fill(f32::INFINITY);
+        let mut out = [0.0; 8];
+        attention(&mut out, &waves(8, 0.5), &k, &v, s);
+        assert_eq!(out[..6], clean[..6]);
+        assert!(out[6..].iter().all(|v| v.is_nan()));
+    }
+
+    #[test]
+    fn layer_norm_of_a_small_spread_on_a_large_mean() {
+        // ±1 around 2^20: exact in f32, while the squares are not.
+        let x: Vec<f32> = (0..64).map(|i| 1_048_576.0 + if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        let mut out = vec![0.0; 64];
+        layer_norm(&mut out, &x, &[1.0; 64], &[0.0; 64], 0.0);
+        assert!(out.iter().zip(&x).all(|(o, x)| *o == x - 1_048_576.0), "{out:?}");
+        // Squares beyond f32.
+        let mut out = [0.0; 2];
+        layer_norm(&mut out, &[3e25, -3e25], &[1.0; 2], &[0.0; 2], 0.0);
+        assert!((out[0] - 1.0).abs() < 1e-6 && (out[1] + 1.0).abs() < 1e-6, "{out:?}");
+    }
+
+    #[test]
+    fn lengths_of_nothing_and_of_nan() {
+        let mut out = [1.0; 6];
+        l2_normalize(&mut out, &[0.0, 0.0, 3e-13, 4e-13, f32::NAN, 1.0], 2);
+        assert_eq!(out[..2], [0.0, 0.0]);
+        assert!((out[2] - 0.3).abs() < 1e-6 && (out[3] - 0.4).abs() < 1e-6, "{out:?}");
+        assert!(out[4].is_nan() && out[5].is_nan(), "{out:?}");
+    }
+
+    #[test]
+    fn add_repeats_short_operands_over_all_pieces() {
+        let a = waves(3 * 7001, 0.1);
+        for period in [1, 3, 7001] {
+            let b = waves(period, 0.3);
+            let mut out = vec![0.0; a.len()];
+            add(&mut out, &a, &b);
+            assert!(out.iter().enumerate().all(|(i, o)| *o == a[i] + b[i % period]), "period {period}");
+        }
     }
 }

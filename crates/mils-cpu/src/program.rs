@@ -2,8 +2,8 @@
 
 use crate::ops::{self, AttentionShape, Epilogue};
 use mils_graph::{
-    Attention, Backend, BackendError, DType, Graph, HostTensor, Linear, Op, Place, Plan, Program, TensorData, ValueId,
-    WeightSet,
+    Attention, Backend, BackendError, DType, Graph, HostTensor, Linear, Op, Place, Plan, Program, ValueId, WeightSet,
+    check_weights,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ impl Backend for Cpu {
     }
 
     fn load(&self, weights: Vec<(String, HostTensor)>) -> Result<Box<dyn WeightSet>, BackendError> {
+        check_weights(&weights)?;
         Ok(Box::new(CpuWeights(Arc::new(weights.into_iter().collect()))))
     }
 }
@@ -40,25 +41,28 @@ struct CpuProgram {
 
 impl WeightSet for CpuWeights {
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Program>, BackendError> {
-        for node in graph.nodes() {
-            let Op::Weight { name } = &node.op else { continue };
-            let tensor = self.0.get(name).ok_or_else(|| BackendError::MissingWeight(name.clone()))?;
-            if tensor.shape() != node.shape || tensor.as_f32().is_none() {
-                return Err(BackendError::Mismatch {
-                    name: name.clone(),
-                    expected: format!("F32 {:?}", node.shape),
-                    found: format!("{:?}", tensor.shape()),
-                });
-            }
-        }
+        graph.check(|name| self.0.get(name).map(HostTensor::shape))?;
         let Plan { places, slots } = graph.plan();
-        let slots = slots.into_iter().map(|n| vec![0.0; n]).collect();
+        let slots = slots.into_iter().map(zeros).collect::<Result<_, _>>()?;
         let graph = graph.clone();
         Ok(Box::new(CpuProgram { graph, weights: Arc::clone(&self.0), places, slots }))
     }
 }
 
+/// A buffer of this many elements. Not `vec!`, which ends the process where there is not so much memory.
+fn zeros(elements: usize) -> Result<Vec<f32>, BackendError> {
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(elements).map_err(|e| BackendError::OutOfMemory {
+        during: format!("reserving {elements} elements of activations"),
+        problem: e.to_string(),
+    })?;
+    buffer.resize(elements, 0.0);
+    Ok(buffer)
+}
+
 impl CpuProgram {
+    /// The elements of an f32 value. That each value is of the type that its readers want, and each weight there, was
+    /// checked when the graph was built, at compile time and before the run.
     fn floats<'a>(&'a self, inputs: &'a [HostTensor], id: ValueId) -> &'a [f32] {
         let storage = self.graph.storage(id);
         let n = self.graph.node(id).elements();
@@ -140,13 +144,9 @@ impl Program for CpuProgram {
             .iter()
             .map(|&id| {
                 let node = self.graph.node(id);
-                let data = match node.dtype {
-                    DType::F32 => TensorData::F32(self.floats(inputs, id).to_vec()),
-                    DType::U32 => TensorData::U32(self.indices(inputs, id).to_vec()),
-                };
-                Ok(match data {
-                    TensorData::F32(data) => HostTensor::f32(&node.shape, data)?,
-                    TensorData::U32(data) => HostTensor::u32(&node.shape, data)?,
+                Ok(match node.dtype {
+                    DType::F32 => HostTensor::f32(&node.shape, self.floats(inputs, id).to_vec())?,
+                    DType::U32 => HostTensor::u32(&node.shape, self.indices(inputs, id).to_vec())?,
                 })
             })
             .collect()
@@ -188,5 +188,51 @@ mod tests {
         let wrong = HostTensor::f32(&[4], vec![0.0; 4]).unwrap();
         let wrong = Cpu::new().load(vec![("w".into(), wrong)]).unwrap();
         assert!(matches!(wrong.compile(&g), Err(BackendError::Mismatch { .. })));
+        let index = HostTensor::u32(&[2, 2], vec![0; 4]).unwrap();
+        let index = Cpu::new().load(vec![("w".into(), index)]);
+        assert!(matches!(index.err(), Some(BackendError::Mismatch { .. })));
+    }
+
+    #[test]
+    fn too_much_memory_is_an_error() {
+        assert!(matches!(zeros(usize::MAX / 8), Err(BackendError::OutOfMemory { .. })));
+        assert_eq!(zeros(3).unwrap(), [0.0; 3]);
+    }
+
+    #[test]
+    fn a_run_with_nan_leaves_nothing_behind() {
+        let mut g = Graph::new();
+        let x = g.input("x", &[2, 4]).unwrap();
+        let w = g.weight("w", &[4, 4]).unwrap();
+        let mut v = x;
+        for _ in 0..3 {
+            let op = Linear { x: v, weight: w, bias: None, activation: Activation::Gelu, residual: None };
+            v = g.linear(op).unwrap();
+        }
+        g.output(v);
+        let w = HostTensor::f32(&[4, 4], (0..16).map(|i| i as f32 / 16.0).collect()).unwrap();
+        let mut program = Cpu::new().load(vec![("w".into(), w)]).unwrap().compile(&g).unwrap();
+        let good = HostTensor::f32(&[2, 4], vec![0.5; 8]).unwrap();
+        let bad = HostTensor::f32(&[2, 4], vec![f32::NAN; 8]).unwrap();
+        let before = program.run(std::slice::from_ref(&good)).unwrap();
+        assert!(program.run(&[bad]).unwrap()[0].as_f32().unwrap().iter().all(|v| v.is_nan()));
+        assert_eq!(program.run(&[good]).unwrap(), before);
+    }
+
+    #[test]
+    fn inputs_weights_and_reshapes_may_be_outputs() {
+        let mut g = Graph::new();
+        let x = g.index_input("x", &[2, 2]).unwrap();
+        let w = g.weight("w", &[2]).unwrap();
+        let (flat, column) = (g.reshape(x, &[4]).unwrap(), g.reshape(w, &[2, 1]).unwrap());
+        for value in [x, flat, column, w, w] {
+            g.output(value);
+        }
+        let w = HostTensor::f32(&[2], vec![1.0, 2.0]).unwrap();
+        let mut program = Cpu::new().load(vec![("w".into(), w)]).unwrap().compile(&g).unwrap();
+        let out = program.run(&[HostTensor::u32(&[2, 2], vec![1, 2, 3, 4]).unwrap()]).unwrap();
+        assert_eq!(out[1], HostTensor::u32(&[4], vec![1, 2, 3, 4]).unwrap());
+        assert_eq!(out[2], HostTensor::f32(&[2, 1], vec![1.0, 2.0]).unwrap());
+        assert_eq!((out.len(), &out[3]), (5, &out[4]));
     }
 }

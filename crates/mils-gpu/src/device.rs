@@ -1,38 +1,24 @@
-//! The adapter and device: which one, with what limits, and how their failures become errors.
+//! The device: its buffers and pipelines, within its limits.
 
+use crate::adapter::{self, GpuError, Opened};
+use crate::fault::Faults;
 use crate::program::GpuWeights;
-use mils_graph::{Backend, BackendError, HostTensor, WeightSet};
+use mils_graph::{Backend, BackendError, HostTensor, WeightSet, check_weights};
 use mils_shaders::{Binding, Kernel};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use wgpu::util::DeviceExt as _;
-
-/// Why there is no GPU to use.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum GpuError {
-    /// No driver offers an adapter.
-    #[error("no GPU was found; install its Vulkan driver (mesa-vulkan-drivers has a software one), or use the CPU")]
-    NoAdapter,
-    /// The adapter cannot run compute shaders.
-    #[error("{0} cannot run compute shaders")]
-    NoCompute(String),
-    /// The driver refused.
-    #[error("{adapter} refused a device: {problem}")]
-    Device {
-        /// The adapter.
-        adapter: String,
-        /// The driver's words.
-        problem: String,
-    },
-}
 
 /// Bytes of weights that may wait for their upload.
 const MOST_STAGED: u64 = 256 << 20;
 
+/// An error if more is needed than the device allows.
+pub(crate) fn within(what: &str, needed: u64, limit: u64, unit: &'static str) -> Result<(), BackendError> {
+    if needed <= limit { Ok(()) } else { Err(BackendError::Limit { what: what.to_owned(), needed, limit, unit }) }
+}
+
 /// A GPU as a backend.
 pub struct Gpu {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     info: wgpu::AdapterInfo,
 }
 
@@ -41,8 +27,7 @@ pub(crate) struct Shared {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     pub(crate) limits: wgpu::Limits,
-    /// The first failure that wgpu reported outside a call's own result.
-    failure: Arc<Mutex<Option<String>>>,
+    faults: Faults,
     pipelines: Mutex<HashMap<Kernel, Pipeline>>,
 }
 
@@ -53,56 +38,19 @@ pub(crate) struct Pipeline {
     pub(crate) layout: wgpu::BindGroupLayout,
 }
 
-fn note(failure: &Mutex<Option<String>>, text: String) {
-    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
-}
-
 impl Gpu {
-    /// Opens the best adapter: discrete before integrated before virtual before software.
+    /// Opens the best adapter that gives a device: discrete before integrated before virtual before software.
+    ///
+    /// `WGPU_ADAPTER_NAME` narrows the choice to adapters with this in their name, whatever its case, and
+    /// `WGPU_BACKEND` to these APIs (`vulkan`, `metal`, `dx12`, with commas).
     ///
     /// # Errors
-    /// If there is none, or it cannot be opened.
+    /// If there is no adapter, or none can be used; then the error lists what was tried and why not.
     pub fn open() -> Result<Self, GpuError> {
-        pollster::block_on(Self::open_async())
-    }
-
-    async fn open_async() -> Result<Self, GpuError> {
-        let mut setup = wgpu::InstanceDescriptor::new_without_display_handle();
-        setup.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-        let instance = wgpu::Instance::new(setup);
-        let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
-        adapters.sort_by_key(|a| match a.get_info().device_type {
-            wgpu::DeviceType::DiscreteGpu => 0,
-            wgpu::DeviceType::IntegratedGpu => 1,
-            wgpu::DeviceType::VirtualGpu => 2,
-            wgpu::DeviceType::Other => 3,
-            wgpu::DeviceType::Cpu => 4,
-        });
-        let adapter = adapters.into_iter().next().ok_or(GpuError::NoAdapter)?;
-        let info = adapter.get_info();
-        if !adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
-            return Err(GpuError::NoCompute(info.name));
-        }
-        let limits = adapter.limits();
-        let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor {
-                label: Some("mils"),
-                required_limits: limits.clone(),
-                memory_hints: wgpu::MemoryHints::Performance,
-                ..wgpu::DeviceDescriptor::default()
-            })
-            .await
-            .map_err(|e| GpuError::Device { adapter: info.name.clone(), problem: e.to_string() })?;
-        let failure: Arc<Mutex<Option<String>>> = Arc::default();
-        let (errors, lost) = (Arc::clone(&failure), Arc::clone(&failure));
-        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| note(&errors, one_line(&e.to_string()))));
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                note(&lost, format!("the GPU was lost ({})", one_line(&message)));
-            }
-        });
+        let Opened { device, queue, limits, info } = adapter::open()?;
+        let faults = Faults::watch(&device);
         let pipelines = Mutex::default();
-        Ok(Self { shared: Arc::new(Shared { device, queue, limits, failure, pipelines }), info })
+        Ok(Self { shared: Arc::new(Shared { device, queue, limits, faults, pipelines }), info })
     }
 
     /// Whether this is a driver that computes on the CPU.
@@ -111,58 +59,69 @@ impl Gpu {
     }
 }
 
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 impl Backend for Gpu {
     fn name(&self) -> String {
-        format!("{} ({:?})", self.info.name, self.info.backend)
+        adapter::name(&self.info)
     }
 
     fn load(&self, weights: Vec<(String, HostTensor)>) -> Result<Box<dyn WeightSet>, BackendError> {
+        check_weights(&weights)?;
+        let shared = &self.shared;
         let mut buffers = HashMap::new();
         let mut staged = 0;
         for (name, tensor) in weights {
-            let Some(data) = tensor.as_f32() else { continue };
-            let bytes = (data.len() * 4) as u64;
-            self.shared.fits(&name, bytes)?;
-            let buffer = self.shared.buffer(&name, bytes);
-            self.shared.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(data));
-            // The queue keeps a copy of everything written until it is submitted and done: let go of it now and then, or a
-            // large model would need its memory twice.
-            staged += bytes;
-            if staged >= MOST_STAGED {
-                staged = 0;
-                self.shared.queue.submit([]);
-                let polled = self.shared.device.poll(wgpu::PollType::wait_indefinitely());
-                polled.map_err(|e| BackendError::Device(format!("uploading weights: {e}")))?;
-            }
-            self.shared.check()?;
+            // All are f32: `check_weights` has seen to it.
+            let data = tensor.as_f32().unwrap_or_default();
+            let bytes = data.len() as u64 * 4;
+            shared.fits_binding(&format!("weight `{name}`"), bytes)?;
+            let during = format!("uploading weight `{name}`");
+            let buffer = shared.scope(&during, || {
+                let buffer = shared.buffer(&name, bytes);
+                shared.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(data));
+                // The queue keeps a copy of everything written until it is submitted and done: let go of it now and
+                // then, or a large model would need its memory twice.
+                staged += bytes;
+                if staged >= MOST_STAGED {
+                    staged = 0;
+                    shared.queue.submit([]);
+                    shared.wait(&during)?;
+                }
+                Ok(buffer)
+            })?;
             buffers.insert(name, (tensor.shape().to_vec(), buffer));
         }
-        self.shared.queue.submit([]);
-        self.shared.check()?;
-        Ok(Box::new(GpuWeights::new(Arc::clone(&self.shared), buffers)))
+        shared.scope("uploading weights", || {
+            shared.queue.submit([]);
+            Ok(())
+        })?;
+        Ok(Box::new(GpuWeights::new(Arc::clone(shared), buffers)))
     }
 }
 
 impl Shared {
-    /// The first failure so far, as an error.
-    pub(crate) fn check(&self) -> Result<(), BackendError> {
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.as_ref().map_or(Ok(()), |text| Err(BackendError::Device(text.clone())))
+    /// Does `work`; the device's errors meanwhile are this call's.
+    pub(crate) fn scope<T>(
+        &self,
+        during: &str,
+        work: impl FnOnce() -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        self.faults.scope(&self.device, during, work)
     }
 
-    /// Whether a buffer of this size can be bound.
-    pub(crate) fn fits(&self, name: &str, bytes: u64) -> Result<(), BackendError> {
-        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
-        if bytes <= limit {
-            return Ok(());
-        }
-        Err(BackendError::Device(format!(
-            "`{name}` takes {bytes} bytes, but this GPU binds at most {limit}; use the CPU backend"
-        )))
+    /// Waits until the GPU has done all that was submitted.
+    pub(crate) fn wait(&self, during: &str) -> Result<(), BackendError> {
+        self.faults.wait(&self.device, during)
+    }
+
+    /// Whether a buffer of this size can be had and bound whole.
+    pub(crate) fn fits_binding(&self, what: &str, bytes: u64) -> Result<(), BackendError> {
+        self.fits_buffer(what, bytes)?;
+        within(what, bytes, self.limits.max_storage_buffer_binding_size, "bytes")
+    }
+
+    /// Whether a buffer of this size can be had.
+    pub(crate) fn fits_buffer(&self, what: &str, bytes: u64) -> Result<(), BackendError> {
+        within(what, bytes, self.limits.max_buffer_size, "bytes")
     }
 
     /// A storage buffer of at least one element.
@@ -175,18 +134,29 @@ impl Shared {
         })
     }
 
+    /// A uniform buffer with these bytes.
     pub(crate) fn uniform(&self, bytes: &[u8]) -> wgpu::Buffer {
-        self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+        // Not `create_buffer_init`, which panics where the buffer cannot be had.
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("parameters"),
-            contents: bytes,
-            usage: wgpu::BufferUsages::UNIFORM,
-        })
+            size: bytes.len() as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.queue.write_buffer(&buffer, 0, bytes);
+        buffer
     }
 
     /// The kernel, compiled the first time it is asked for.
-    pub(crate) fn pipeline(&self, kernel: Kernel) -> Pipeline {
+    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<Pipeline, BackendError> {
         let mut all = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(kernel).or_insert_with(|| self.compile(kernel)).clone()
+        if let Some(made) = all.get(&kernel) {
+            return Ok(made.clone());
+        }
+        // Kept only if it was made: one that failed for want of memory may be made later.
+        let made = self.scope(&format!("compiling the kernel {kernel:?}"), || Ok(self.compile(kernel)))?;
+        all.insert(kernel, made.clone());
+        Ok(made)
     }
 
     fn compile(&self, kernel: Kernel) -> Pipeline {

@@ -4,6 +4,12 @@
 //! buffers, and then replayed: a run writes the inputs, submits one compute pass, and reads back only the outputs.
 //! The shaders are in `mils-shaders`; `mils-cpu` computes the same and is what this is tested against.
 //!
+//! Every failure of the device is the error of the call that caused it: out of memory, a refused command, or a lost
+//! device, told apart. After all but the last, later calls work again.
+//!
+//! This crate is no general tensor library and no scheduler: it runs the ops of `mils-graph` in f32 on one device, one
+//! run after the other, and falls back to nothing.
+//!
 //! ```no_run
 //! use mils_gpu::Gpu;
 //! use mils_graph::{Backend, Graph, HostTensor};
@@ -20,8 +26,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod adapter;
 mod device;
+mod fault;
 mod lower;
 mod program;
 
-pub use device::{Gpu, GpuError};
+pub use adapter::{GpuError, Refusal};
+pub use device::Gpu;

@@ -1,12 +1,11 @@
 //! From ops to dispatches: which kernel, which parameters, which grid.
 
+use crate::device::within;
 use mils_graph::{Activation, Attention, BackendError, Graph, Linear, Op, ValueId};
 use mils_shaders::{Activation as KernelActivation, Gemm, Kernel};
 
-/// Workgroups along one dimension of a grid, by WebGPU's default limits.
-const MOST_GROUPS: usize = 65_535;
 /// Columns of v that attention.wgsl can hold.
-const MOST_HEAD_DIM: usize = 256;
+const MOST_HEAD_DIM: u64 = 256;
 
 /// One kernel launch. `reads` are bound after the parameters, in order, then the output.
 pub(crate) struct Dispatch {
@@ -16,16 +15,15 @@ pub(crate) struct Dispatch {
     pub(crate) grid: [u32; 3],
 }
 
-/// A grid over `n` workgroups in two dimensions, and its width.
-fn spread(n: usize) -> ([u32; 3], u32) {
-    let x = n.clamp(1, MOST_GROUPS);
-    let y = n.div_ceil(x);
-    ([x as u32, y as u32, 1], x as u32)
+/// A grid over `n` workgroups in two dimensions, at most `most` along the first, and its width.
+fn spread(n: usize, most: u32) -> ([usize; 3], usize) {
+    let x = n.clamp(1, most.max(1) as usize);
+    ([x, n.div_ceil(x), 1], x)
 }
 
 /// A grid of one thread an element, 256 a workgroup, and its width in threads.
-fn per_element(elements: usize) -> ([u32; 3], u32) {
-    let (grid, width) = spread(elements.div_ceil(256));
+fn per_element(elements: usize, most: u32) -> ([usize; 3], usize) {
+    let (grid, width) = spread(elements.div_ceil(256), most);
     (grid, width * 256)
 }
 
@@ -44,31 +42,32 @@ fn activation(a: Activation) -> KernelActivation {
     }
 }
 
-/// The dispatch that computes a node; `None` for nodes that cost nothing.
-pub(crate) fn lower(graph: &Graph, node: usize) -> Result<Option<Dispatch>, BackendError> {
+/// The dispatch that computes a node; `None` for nodes that cost nothing. A grid has at most `most` workgroups along
+/// each dimension.
+pub(crate) fn lower(graph: &Graph, node: usize, most: u32) -> Result<Option<Dispatch>, BackendError> {
     let elements = graph.nodes()[node].elements();
     let shape = |id| graph.shape(id);
     let width = |id| graph.node(id).width();
+    // Sizes are at most 2^31, the most elements of a value.
     let done = |kernel, params: Vec<usize>, reads, grid| {
         let params = params.into_iter().map(|p| p as u32).collect();
-        Ok(Some(Dispatch { kernel, params, reads, grid }))
+        dispatch(kernel, params, reads, grid, most).map(Some)
     };
-    let (flat, stride) = per_element(elements);
-    let stride = stride as usize;
+    let (flat, stride) = per_element(elements, most);
     match graph.nodes()[node].op {
         Op::Input { .. } | Op::Weight { .. } | Op::Reshape { .. } => Ok(None),
-        Op::Linear(op) => linear(graph, elements, op).map(Some),
-        Op::Attention(op) => attention(graph, op).map(Some),
+        Op::Linear(op) => linear(graph, elements, op, most).map(Some),
+        Op::Attention(op) => attention(graph, op, most).map(Some),
         Op::LayerNorm { x, gamma, beta, eps } => {
             let rows = elements / width(x);
-            let (grid, stride) = spread(rows);
-            let params = vec![rows as u32, width(x) as u32, eps.to_bits(), stride];
-            Ok(Some(Dispatch { kernel: Kernel::LayerNorm, params, reads: vec![x, gamma, beta], grid }))
+            let (grid, stride) = spread(rows, most);
+            let params = vec![rows as u32, width(x) as u32, eps.to_bits(), stride as u32];
+            dispatch(Kernel::LayerNorm, params, vec![x, gamma, beta], grid, most).map(Some)
         }
         Op::L2Normalize { x } => {
             let rows = elements / width(x);
-            let (grid, stride) = spread(rows);
-            done(Kernel::L2Normalize, vec![rows, width(x), stride as usize, 0], vec![x], grid)
+            let (grid, stride) = spread(rows, most);
+            done(Kernel::L2Normalize, vec![rows, width(x), stride, 0], vec![x], grid)
         }
         Op::Embedding { table, ids: rows } | Op::GatherRows { x: table, rows } => {
             done(Kernel::Gather, vec![elements, width(table), stride, 0], vec![table, rows], flat)
@@ -88,12 +87,11 @@ pub(crate) fn lower(graph: &Graph, node: usize) -> Result<Option<Dispatch>, Back
     }
 }
 
-fn linear(graph: &Graph, elements: usize, op: Linear) -> Result<Dispatch, BackendError> {
+fn linear(graph: &Graph, elements: usize, op: Linear, most: u32) -> Result<Dispatch, BackendError> {
     let (n, k) = (graph.shape(op.weight)[0], graph.shape(op.weight)[1]);
     let m = elements / n;
     let tile = tile(m, n);
     let grid = [n.div_ceil(tile as usize), m.div_ceil(tile as usize), 1];
-    check_grid("linear", grid)?;
     let kernel = Kernel::Gemm(Gemm {
         tile,
         vec4: k.is_multiple_of(4),
@@ -103,48 +101,83 @@ fn linear(graph: &Graph, elements: usize, op: Linear) -> Result<Dispatch, Backen
     });
     // Bindings that the variant does not use are given the weight.
     let reads = vec![op.x, op.weight, op.bias.unwrap_or(op.weight), op.residual.unwrap_or(op.weight)];
-    Ok(Dispatch { kernel, params: vec![m as u32, n as u32, k as u32, 0], reads, grid: grid.map(|g| g as u32) })
+    dispatch(kernel, vec![m as u32, n as u32, k as u32, 0], reads, grid, most)
 }
 
-fn attention(graph: &Graph, op: Attention) -> Result<Dispatch, BackendError> {
+fn attention(graph: &Graph, op: Attention, most: u32) -> Result<Dispatch, BackendError> {
     let Attention { q, k, v, heads, causal, scale } = op;
     let [batch, queries, width] = [0, 1, 2].map(|i| graph.shape(q)[i]);
     let head_dim = width / heads;
-    if head_dim > MOST_HEAD_DIM {
-        return Err(BackendError::Device(format!(
-            "heads of {head_dim} are wider than the GPU kernel's {MOST_HEAD_DIM}; use the CPU backend"
-        )));
-    }
-    let grid = [queries, heads, batch];
-    check_grid("attention", grid)?;
+    within("a head of attention", head_dim as u64, MOST_HEAD_DIM, "elements")?;
     let keys = graph.shape(k)[1];
     let params =
         vec![queries as u32, keys as u32, heads as u32, head_dim as u32, scale.to_bits(), u32::from(causal), 0, 0];
-    Ok(Dispatch { kernel: Kernel::Attention, params, reads: vec![q, k, v], grid: grid.map(|g| g as u32) })
+    dispatch(Kernel::Attention, params, vec![q, k, v], [queries, heads, batch], most)
 }
 
-fn check_grid(op: &str, grid: [usize; 3]) -> Result<(), BackendError> {
-    if grid.iter().all(|&g| g <= MOST_GROUPS) {
-        return Ok(());
-    }
-    Err(BackendError::Device(format!("{op}: a grid of {grid:?} workgroups is too large; use smaller batches")))
+fn dispatch(
+    kernel: Kernel,
+    params: Vec<u32>,
+    reads: Vec<ValueId>,
+    grid: [usize; 3],
+    most: u32,
+) -> Result<Dispatch, BackendError> {
+    let longest = grid.into_iter().max().unwrap_or_default() as u64;
+    within(&format!("{kernel:?}, along one side of its grid,"), longest, u64::from(most), "workgroups")?;
+    // Just checked against a u32.
+    Ok(Dispatch { kernel, params, reads, grid: grid.map(|g| g as u32) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// WebGPU's default limit.
+    const MOST: u32 = 65_535;
+
     #[test]
     fn grids_cover_all_elements() {
-        for n in [1, 255, 256, 257, 65_535 * 256, 65_535 * 256 + 1, 100_000_000] {
-            let ([x, y, z], stride) = per_element(n);
-            assert!(x as usize <= MOST_GROUPS && y as usize <= MOST_GROUPS && z == 1);
-            assert!(stride as usize * y as usize >= n && stride == x * 256);
+        for most in [7, MOST] {
+            for n in [1, 255, 256, 257, 7 * 256, 7 * 256 + 1, 65_535 * 256, 65_535 * 256 + 1, 1 << 31] {
+                let ([x, y, z], stride) = per_element(n, most);
+                assert!(x <= most as usize && z == 1 && stride == x * 256);
+                assert!(stride * y >= n && stride * (y - 1) < n, "{n} elements, {most} workgroups: {x} x {y}");
+                // Indices stay below 2^32 in the threads beyond the end, too.
+                assert!(stride * y < 1 << 32);
+            }
         }
+        assert!(per_element(1 << 31, MOST).0[1] <= MOST as usize, "the largest value has a grid");
     }
 
     #[test]
     fn small_products_get_small_tiles() {
         assert_eq!((tile(1, 512), tile(50, 2048), tile(512, 512), tile(3200, 768)), (32, 32, 64, 64));
+    }
+
+    #[test]
+    fn what_no_grid_covers_is_an_error() {
+        let lowered = |shape: &[usize], op: fn(&mut Graph, ValueId) -> ValueId, most| {
+            let mut g = Graph::new();
+            let x = g.input("x", shape).unwrap();
+            let out = op(&mut g, x);
+            lower(&g, out.index(), most).map(|d| d.unwrap().grid)
+        };
+        let normalize = |g: &mut Graph, x| g.l2_normalize(x).unwrap();
+        assert_eq!(lowered(&[49, 3], normalize, 7).unwrap(), [7, 7, 1]);
+        assert!(matches!(lowered(&[50, 3], normalize, 7), Err(BackendError::Limit { needed: 8, limit: 7, .. })));
+        let attention = |g: &mut Graph, x| {
+            g.attention(Attention { q: x, k: x, v: x, heads: 1, causal: false, scale: 1.0 }).unwrap()
+        };
+        assert_eq!(lowered(&[2, 65_535, 1], attention, MOST).unwrap(), [65_535, 1, 2]);
+        assert!(matches!(lowered(&[2, 65_536, 1], attention, MOST), Err(BackendError::Limit { .. })));
+        assert!(matches!(lowered(&[65_536, 2, 1], attention, MOST), Err(BackendError::Limit { .. })));
+        assert!(matches!(lowered(&[1, 1, 257], attention, MOST), Err(BackendError::Limit { limit: 256, .. })));
+        let linear = |g: &mut Graph, x| {
+            let weight = g.weight("w", &[1, 1]).unwrap();
+            let op = Linear { x, weight, bias: None, activation: Activation::None, residual: None };
+            g.linear(op).unwrap()
+        };
+        assert_eq!(lowered(&[65_535 * 64, 1], linear, MOST).unwrap(), [1, 65_535, 1]);
+        assert!(matches!(lowered(&[65_535 * 64 + 1, 1], linear, MOST), Err(BackendError::Limit { .. })));
     }
 }

@@ -1,6 +1,6 @@
 //! Weights on the GPU and compiled programs.
 
-use crate::device::Shared;
+use crate::device::{Shared, within};
 use crate::lower::{Dispatch, lower};
 use mils_graph::{BackendError, Graph, HostTensor, Op, Place, Program, TensorData, ValueId, WeightSet};
 use std::collections::HashMap;
@@ -11,6 +11,12 @@ pub(crate) struct GpuWeights {
     shared: Arc<Shared>,
     buffers: HashMap<String, (Vec<usize>, wgpu::Buffer)>,
 }
+
+/// Bytes of one dispatch's parameters, at most.
+const PARAMETERS: u32 = 32;
+/// What errors say was being done.
+const RUNNING: &str = "running a graph";
+const READING: &str = "reading back from the GPU";
 
 struct Step {
     pipeline: wgpu::ComputePipeline,
@@ -34,32 +40,26 @@ impl GpuWeights {
         Self { shared, buffers }
     }
 
-    fn weight(&self, name: &str, shape: &[usize]) -> Result<&wgpu::Buffer, BackendError> {
-        let (found, buffer) = self.buffers.get(name).ok_or_else(|| BackendError::MissingWeight(name.to_owned()))?;
-        if found == shape {
-            return Ok(buffer);
-        }
-        let (expected, found) = (format!("F32 {shape:?}"), format!("{found:?}"));
-        Err(BackendError::Mismatch { name: name.to_owned(), expected, found })
-    }
-
     /// A buffer for every node; nodes that share storage share it.
     fn place(&self, graph: &Graph) -> Result<(Vec<wgpu::Buffer>, Vec<wgpu::Buffer>), BackendError> {
         let plan = graph.plan();
         let make = |label: &str, elements: usize| {
             let bytes = elements as u64 * 4;
-            self.shared.fits(label, bytes)?;
+            self.shared.fits_binding(label, bytes)?;
             Ok::<_, BackendError>(self.shared.buffer(label, bytes))
         };
-        let slots = plan.slots.iter().map(|&n| make("activations", n)).collect::<Result<Vec<_>, _>>()?;
-        let inputs =
-            graph.inputs().iter().map(|&id| make("input", graph.node(id).elements())).collect::<Result<Vec<_>, _>>()?;
+        let slots = plan.slots.iter().map(|&n| make("a buffer of activations", n)).collect::<Result<Vec<_>, _>>()?;
+        let inputs = graph.inputs().iter().map(|&id| make("an input", graph.node(id).elements()));
+        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         let mut buffers: Vec<wgpu::Buffer> = Vec::with_capacity(graph.nodes().len());
         for (node, place) in graph.nodes().iter().zip(&plan.places) {
             buffers.push(match (place, &node.op) {
                 (Place::Input(i), _) => inputs[*i].clone(),
                 (Place::Slot(s), _) => slots[*s].clone(),
-                (Place::Weight, Op::Weight { name }) => self.weight(name, &node.shape)?.clone(),
+                (Place::Weight, Op::Weight { name }) => {
+                    let held = self.buffers.get(name);
+                    held.ok_or_else(|| BackendError::MissingWeight(name.clone()))?.1.clone()
+                }
                 (Place::Weight, op) => {
                     // A reshape of a weight.
                     let storage = op.operands().first().map_or(0, |id| graph.storage(*id).index());
@@ -73,28 +73,61 @@ impl GpuWeights {
 
 impl WeightSet for GpuWeights {
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Program>, BackendError> {
-        let shared = &self.shared;
-        let (inputs, buffers) = self.place(graph)?;
+        Ok(Box::new(self.build(graph)?))
+    }
+}
+
+impl GpuWeights {
+    fn build(&self, graph: &Graph) -> Result<GpuProgram, BackendError> {
+        graph.check(|name| self.buffers.get(name).map(|(shape, _)| shape.as_slice()))?;
+        let most = self.shared.limits.max_compute_workgroups_per_dimension;
         let mut dispatches: Vec<(usize, Dispatch)> = Vec::new();
         for i in 0..graph.nodes().len() {
-            dispatches.extend(lower(graph, i)?.map(|d| (i, d)));
+            dispatches.extend(lower(graph, i, most)?.map(|d| (i, d)));
         }
-        // All parameters in one uniform buffer, each at an aligned place.
-        let align = shared.limits.min_uniform_buffer_offset_alignment.max(32) as usize;
-        let mut uniforms = vec![0_u8; align * dispatches.len().max(1)];
-        for (place, (_, d)) in uniforms.chunks_exact_mut(align).zip(&dispatches) {
+        self.shared.scope("compiling a graph", || {
+            let (inputs, buffers) = self.place(graph)?;
+            let steps = self.steps(&dispatches, &buffers)?;
+            let mut outputs = Vec::new();
+            let mut end = 0;
+            for &id in graph.outputs() {
+                let bytes = graph.node(id).elements() as u64 * 4;
+                outputs.push((buffers[id.index()].clone(), bytes, end));
+                end += bytes;
+            }
+            self.shared.fits_buffer("what is read back", end)?;
+            let staging = self.shared.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("read back"),
+                size: end.max(4),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let (shared, graph) = (Arc::clone(&self.shared), graph.clone());
+            Ok(GpuProgram { shared, graph, inputs, steps, outputs, staging })
+        })
+    }
+
+    fn steps(&self, dispatches: &[(usize, Dispatch)], buffers: &[wgpu::Buffer]) -> Result<Vec<Step>, BackendError> {
+        let shared = &self.shared;
+        // All parameters in one uniform buffer, each at an aligned place; offsets into it are u32.
+        let align = shared.limits.min_uniform_buffer_offset_alignment.max(PARAMETERS) as usize;
+        let bytes = align * dispatches.len().max(1);
+        shared.fits_buffer("a graph's parameters", bytes as u64)?;
+        within("a graph's parameters", bytes as u64, u64::from(u32::MAX), "bytes")?;
+        let mut uniforms = vec![0_u8; bytes];
+        for (place, (_, d)) in uniforms.chunks_exact_mut(align).zip(dispatches) {
             let bytes: &[u8] = bytemuck::cast_slice(&d.params);
             place[..bytes.len()].copy_from_slice(bytes);
         }
         let uniforms = shared.uniform(&uniforms);
         let mut steps = Vec::with_capacity(dispatches.len());
         for (at, (node, d)) in dispatches.iter().enumerate() {
-            let made = shared.pipeline(d.kernel);
+            let made = shared.pipeline(d.kernel)?;
             let mut bound: Vec<wgpu::BindingResource<'_>> = Vec::with_capacity(d.reads.len() + 2);
             bound.push(wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer: &uniforms,
                 offset: 0,
-                size: std::num::NonZeroU64::new(32),
+                size: std::num::NonZeroU64::new(PARAMETERS.into()),
             }));
             bound.extend(d.reads.iter().map(|id: &ValueId| buffers[id.index()].as_entire_binding()));
             bound.push(buffers[*node].as_entire_binding());
@@ -107,47 +140,13 @@ impl WeightSet for GpuWeights {
             });
             steps.push(Step { pipeline: made.pipeline, bindings, offset: (at * align) as u32, grid: d.grid });
         }
-        let mut outputs = Vec::new();
-        let mut end = 0;
-        for &id in graph.outputs() {
-            let bytes = graph.node(id).elements() as u64 * 4;
-            outputs.push((buffers[id.index()].clone(), bytes, end));
-            end += bytes;
-        }
-        let staging = shared.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("read back"),
-            size: end.max(4),
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        shared.check()?;
-        Ok(Box::new(GpuProgram { shared: Arc::clone(shared), graph: graph.clone(), inputs, steps, outputs, staging }))
+        Ok(steps)
     }
 }
 
 impl GpuProgram {
-    /// Waits for the GPU and copies out what was read back.
-    fn read_back(&self) -> Result<Vec<u8>, BackendError> {
-        let (done, mapped) = channel();
-        self.staging.map_async(wgpu::MapMode::Read, .., move |result| {
-            // The receiver waits below; if it is gone there is nobody to tell.
-            let _ = done.send(result);
-        });
-        let polled = self.shared.device.poll(wgpu::PollType::wait_indefinitely());
-        self.shared.check()?;
-        polled.map_err(|e| BackendError::Device(format!("waiting for the GPU: {e}")))?;
-        let failed = |what: String| BackendError::Device(format!("reading back from the GPU: {what}"));
-        mapped.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
-        let bytes = self.staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?.to_vec();
-        self.staging.unmap();
-        Ok(bytes)
-    }
-}
-
-impl Program for GpuProgram {
-    fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, BackendError> {
-        self.shared.check()?;
-        self.graph.check_inputs(inputs)?;
+    /// Writes the inputs and submits all steps.
+    fn submit(&self, inputs: &[HostTensor]) {
         for (buffer, tensor) in self.inputs.iter().zip(inputs) {
             let bytes: &[u8] = match tensor.data() {
                 TensorData::F32(data) => bytemuck::cast_slice(data),
@@ -168,7 +167,38 @@ impl Program for GpuProgram {
             encoder.copy_buffer_to_buffer(buffer, 0, &self.staging, *at, *bytes);
         }
         self.shared.queue.submit([encoder.finish()]);
-        let bytes = self.read_back()?;
+    }
+
+    /// Waits for the GPU and copies out what was read back. Leaves `staging` unmapped, also after an error: a mapped
+    /// buffer would fail the next run.
+    fn read_back(&self) -> Result<Vec<u8>, BackendError> {
+        let (done, mapped) = channel();
+        self.staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // If the receiver is gone there is nobody to tell.
+            let _ = done.send(result);
+        });
+        if let Err(error) = self.shared.wait(READING) {
+            self.staging.unmap();
+            return Err(error);
+        }
+        let failed = |problem: String| BackendError::Device { during: READING.into(), problem };
+        // The wait is over: what was not sent by now never will be.
+        mapped.try_recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+        let bytes = self.staging.get_mapped_range(..).map(|range| range.to_vec());
+        self.staging.unmap();
+        bytes.map_err(|e| failed(e.to_string()))
+    }
+}
+
+impl Program for GpuProgram {
+    fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, BackendError> {
+        self.graph.check_inputs(inputs)?;
+        // Two scopes: what was not submitted is not waited for.
+        self.shared.scope(RUNNING, || {
+            self.submit(inputs);
+            Ok(())
+        })?;
+        let bytes = self.shared.scope(READING, || self.read_back())?;
         let mut out = Vec::with_capacity(self.outputs.len());
         for (&id, (_, len, at)) in self.graph.outputs().iter().zip(&self.outputs) {
             // Staging was made to hold exactly these ranges.
@@ -180,5 +210,187 @@ impl Program for GpuProgram {
             });
         }
         Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Gpu;
+    use mils_graph::{Activation, Backend, Linear};
+    use mils_shaders::{Gemm, Kernel};
+
+    /// A GPU of which the test may be left out only on request, and loudly.
+    fn gpu() -> Option<Gpu> {
+        if std::env::var_os("MILS_TEST_SKIP_GPU").is_some() {
+            eprintln!("MILS_TEST_SKIP_GPU is set: THE GPU BACKEND IS NOT TESTED");
+            return None;
+        }
+        Some(Gpu::open().unwrap())
+    }
+
+    /// A device that allows less than it does.
+    fn limited(set: impl FnOnce(&mut wgpu::Limits)) -> Option<Gpu> {
+        let mut gpu = gpu()?;
+        set(&mut Arc::get_mut(&mut gpu.shared).unwrap().limits);
+        Some(gpu)
+    }
+
+    fn normalize(rows: usize) -> (Graph, HostTensor) {
+        let mut g = Graph::new();
+        let x = g.input("x", &[rows, 2]).unwrap();
+        let y = g.l2_normalize(x).unwrap();
+        g.output(y);
+        (g, HostTensor::f32(&[rows, 2], [3.0, 4.0].repeat(rows)).unwrap())
+    }
+
+    fn build(shared: &Arc<Shared>, graph: &Graph) -> Result<GpuProgram, BackendError> {
+        GpuWeights::new(Arc::clone(shared), HashMap::new()).build(graph)
+    }
+
+    fn works(program: &mut GpuProgram, x: &HostTensor) {
+        let out = program.run(std::slice::from_ref(x)).unwrap();
+        let expected = [0.6, 0.8].repeat(x.shape()[0]);
+        let worst = out[0].as_f32().unwrap().iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-6, "{out:?}");
+    }
+
+    #[test]
+    fn an_error_is_of_the_run_that_made_it() {
+        let Some(gpu) = gpu() else { return };
+        let (g, x) = normalize(1);
+        let (mut broken, mut sound) = (build(&gpu.shared, &g).unwrap(), build(&gpu.shared, &g).unwrap());
+        broken.staging.destroy();
+        for _ in 0..2 {
+            let error = broken.run(std::slice::from_ref(&x)).unwrap_err();
+            assert!(matches!(&error, BackendError::Rejected { during, .. } if during == RUNNING), "{error}");
+            assert!(!error.to_string().contains('\n'), "{error}");
+            works(&mut sound, &x);
+        }
+        works(&mut build(&gpu.shared, &g).unwrap(), &x);
+    }
+
+    #[test]
+    fn a_program_works_again_after_an_error() {
+        let Some(gpu) = gpu() else { return };
+        let (g, x) = normalize(1);
+        let mut program = build(&gpu.shared, &g).unwrap();
+        // A mapped buffer cannot be copied into.
+        program.staging.map_async(wgpu::MapMode::Read, .., |_| ());
+        gpu.shared.wait("testing").unwrap();
+        assert!(matches!(program.run(std::slice::from_ref(&x)), Err(BackendError::Rejected { .. })));
+        program.staging.unmap();
+        works(&mut program, &x);
+    }
+
+    #[test]
+    fn an_error_outside_any_call_is_told_once() {
+        let Some(gpu) = gpu() else { return };
+        let (g, x) = normalize(1);
+        let mut program = build(&gpu.shared, &g).unwrap();
+        program.staging.unmap();
+        let error = program.run(std::slice::from_ref(&x)).unwrap_err();
+        assert!(error.to_string().contains("outside any call"), "{error}");
+        works(&mut program, &x);
+    }
+
+    #[test]
+    fn a_lost_device_is_told_as_such() {
+        let Some(gpu) = gpu() else { return };
+        let (g, x) = normalize(1);
+        let mut program = build(&gpu.shared, &g).unwrap();
+        works(&mut program, &x);
+        gpu.shared.device.destroy();
+        for _ in 0..2 {
+            let error = program.run(std::slice::from_ref(&x)).unwrap_err();
+            assert!(matches!(error, BackendError::Lost { .. }), "{error}");
+        }
+        assert!(matches!(build(&gpu.shared, &g).err(), Some(BackendError::Lost { .. })));
+        assert!(matches!(gpu.load(vec![]).err(), Some(BackendError::Lost { .. })));
+    }
+
+    #[test]
+    fn a_device_lost_between_calls_fails_a_compile_without_a_panic() {
+        let Some(gpu) = gpu() else { return };
+        gpu.shared.device.destroy();
+        assert!(matches!(build(&gpu.shared, &normalize(1).0).err(), Some(BackendError::Lost { .. })));
+    }
+
+    #[test]
+    fn a_kernel_that_failed_is_not_kept() {
+        let Some(gpu) = gpu() else { return };
+        let activation = mils_shaders::Activation::None;
+        let gemm = Gemm { tile: 48, vec4: false, bias: false, residual: false, activation };
+        for _ in 0..2 {
+            let error = gpu.shared.pipeline(Kernel::Gemm(gemm)).err().unwrap();
+            assert!(matches!(&error, BackendError::Rejected { during, .. } if during.contains("tile: 48")), "{error}");
+        }
+        assert!(gpu.shared.pipeline(Kernel::Gemm(Gemm { tile: 32, ..gemm })).is_ok());
+    }
+
+    #[test]
+    fn what_is_too_large_to_bind_is_an_error_that_names_it() {
+        let Some(gpu) = limited(|l| l.max_storage_buffer_binding_size = 100) else { return };
+        let error = build(&gpu.shared, &normalize(13).0).err().unwrap();
+        assert!(matches!(error, BackendError::Limit { needed: 104, limit: 100, unit: "bytes", .. }), "{error}");
+        let weight = HostTensor::f32(&[26], vec![0.0; 26]).unwrap();
+        let error = gpu.load(vec![("big".into(), weight)]).err().unwrap();
+        assert!(error.to_string().contains("weight `big` takes 104 bytes"), "{error}");
+        let (g, x) = normalize(12);
+        works(&mut build(&gpu.shared, &g).unwrap(), &x);
+    }
+
+    #[test]
+    fn outputs_together_may_be_too_large_where_each_is_not() {
+        let Some(gpu) = limited(|l| l.max_buffer_size = 1000) else { return };
+        let (mut g, x) = normalize(60);
+        works(&mut build(&gpu.shared, &g).unwrap(), &x);
+        g.output(g.outputs()[0]);
+        g.output(g.outputs()[0]);
+        let error = build(&gpu.shared, &g).err().unwrap();
+        let read_back = |what: &str| what.contains("read back");
+        assert!(matches!(&error, BackendError::Limit { what, needed: 1440, .. } if read_back(what)), "{error}");
+    }
+
+    #[test]
+    fn grids_of_more_than_one_line_compute_everything() {
+        let Some(gpu) = limited(|l| l.max_compute_workgroups_per_dimension = 3) else { return };
+        let (g, x) = normalize(8);
+        works(&mut build(&gpu.shared, &g).unwrap(), &x);
+        let n = 5 * 256 + 7;
+        let mut g = Graph::new();
+        let a = g.input("a", &[n]).unwrap();
+        let b = g.input("b", &[n]).unwrap();
+        let sum = g.add(a, b).unwrap();
+        g.output(sum);
+        let ramp: Vec<f32> = (0..n).map(|i| i as f32).collect();
+        let ramp = HostTensor::f32(&[n], ramp).unwrap();
+        let out = build(&gpu.shared, &g).unwrap().run(&[ramp.clone(), ramp]).unwrap();
+        assert!(out[0].as_f32().unwrap().iter().enumerate().all(|(i, v)| *v == 2.0 * i as f32));
+        assert!(matches!(build(&gpu.shared, &normalize(10).0).err(), Some(BackendError::Limit { .. })));
+    }
+
+    #[test]
+    fn graphs_and_weights_are_checked() {
+        let Some(gpu) = gpu() else { return };
+        let mut g = Graph::new();
+        let x = g.input("x", &[1, 2]).unwrap();
+        let weight = g.weight("w", &[3, 2]).unwrap();
+        let op = Linear { x, weight, bias: None, activation: Activation::None, residual: None };
+        let y = g.linear(op).unwrap();
+        g.output(y);
+        assert!(matches!(gpu.load(vec![]).unwrap().compile(&g).err(), Some(BackendError::MissingWeight(_))));
+        let wrong = vec![("w".to_owned(), HostTensor::f32(&[2, 3], vec![0.0; 6]).unwrap())];
+        assert!(matches!(gpu.load(wrong).unwrap().compile(&g).err(), Some(BackendError::Mismatch { .. })));
+        let index = vec![("w".to_owned(), HostTensor::u32(&[3, 2], vec![0; 6]).unwrap())];
+        assert!(matches!(gpu.load(index).err(), Some(BackendError::Mismatch { .. })));
+        // A tensor without elements is loaded, and wanted by no graph.
+        assert!(gpu.load(vec![("none".to_owned(), HostTensor::f32(&[0, 2], vec![]).unwrap())]).is_ok());
+        let (mut long, x) = normalize(1);
+        let far = long.l2_normalize(long.outputs()[0]).unwrap();
+        let mut g = Graph::new();
+        g.output(far);
+        assert!(matches!(build(&gpu.shared, &g).err(), Some(BackendError::Graph(_))));
+        works(&mut build(&gpu.shared, &normalize(1).0).unwrap(), &x);
     }
 }

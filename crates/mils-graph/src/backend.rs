@@ -1,6 +1,6 @@
 //! What a device must offer: hold weights once, compile graphs against them, run the programs.
 
-use crate::{Graph, HostTensor, TensorError};
+use crate::{Graph, GraphError, HostTensor, TensorError};
 
 /// Why a backend could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +32,54 @@ pub enum BackendError {
     /// Shape and data do not fit together.
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    /// The device cannot, for a reason of its own: limits, memory, a lost adapter.
-    #[error("{0}")]
-    Device(String),
+    /// The graph is not one: an output is another graph's.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// More than this device can take at once. Nothing was done; smaller batches, or another backend, may do.
+    #[error("{what} takes {needed} {unit}, but this device allows {limit}; use smaller batches or the CPU backend")]
+    Limit {
+        /// A weight, a value, or an op.
+        what: String,
+        /// How much of it.
+        needed: u64,
+        /// The most that the device allows.
+        limit: u64,
+        /// What is counted: bytes, workgroups, elements.
+        unit: &'static str,
+    },
+    /// Memory ran out. What was asked for failed; the backend and its other programs go on working.
+    #[error("out of memory while {during}: {problem}; use smaller batches or the CPU backend")]
+    OutOfMemory {
+        /// What was being done.
+        during: String,
+        /// The device's words.
+        problem: String,
+    },
+    /// The device is gone: its driver was restarted or gave up, or it was unplugged. Nothing on it works any more; the
+    /// backend must be opened and the weights be loaded again.
+    #[error("the device was lost while {during}: {reason}")]
+    Lost {
+        /// What was being done when it was noticed.
+        during: String,
+        /// The device's words.
+        reason: String,
+    },
+    /// The device refused a command as invalid: a defect of the backend or of a driver. Later calls may work.
+    #[error("the device refused a command while {during}: {problem}")]
+    Rejected {
+        /// What was being done.
+        during: String,
+        /// The device's words.
+        problem: String,
+    },
+    /// The device failed in some other way. Later calls may work.
+    #[error("the device failed while {during}: {problem}")]
+    Device {
+        /// What was being done.
+        during: String,
+        /// The device's words.
+        problem: String,
+    },
 }
 
 /// A device that runs graphs.
@@ -45,7 +90,7 @@ pub trait Backend: Send + Sync {
     /// Takes the weights, by name, to where the device wants them. Done once a model: programs share the result.
     ///
     /// # Errors
-    /// If a weight does not fit the device.
+    /// If a weight is not f32, comes twice, or does not fit the device.
     fn load(&self, weights: Vec<(String, HostTensor)>) -> Result<Box<dyn WeightSet>, BackendError>;
 }
 

@@ -1,9 +1,8 @@
 //! The graph: nodes in the order of computation, built with every shape checked.
 
 use crate::op::{Activation, Attention, DType, Linear, Op};
-use crate::{BackendError, HostTensor};
 
-/// A node's number; also the name of its value.
+/// A node's number; also the name of its value. It means something in the graph that made it, and in clones of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(u32);
 
@@ -26,18 +25,18 @@ pub struct Node {
 }
 
 impl Node {
-    /// Number of elements.
+    /// Number of elements: at least 1, at most 2^31. A scalar, of shape [], has one.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Length of the last dimension.
+    /// Length of the last dimension; 1 for a scalar.
     pub fn width(&self) -> usize {
         self.shape.last().copied().unwrap_or(1)
     }
 }
 
-/// Shapes that do not fit an op.
+/// Shapes, types or numbers that do not fit an op.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{op}: {problem}")]
 pub struct GraphError {
@@ -47,6 +46,11 @@ pub struct GraphError {
 
 /// Larger values than this (in elements) are refused when the graph is built: 2^31, which still fits a u32 index.
 const MOST_ELEMENTS: usize = 1 << 31;
+
+/// Number of elements; none where it is more than a usize holds.
+fn product(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d))
+}
 
 /// A forward pass for one set of shapes.
 #[derive(Clone, Debug, Default)]
@@ -78,11 +82,17 @@ impl Graph {
     }
 
     /// The node that computes a value.
+    ///
+    /// # Panics
+    /// If the value is of another, longer graph. The methods that add nodes answer that with an error.
     pub fn node(&self, id: ValueId) -> &Node {
         &self.nodes[id.index()]
     }
 
     /// Shape of a value.
+    ///
+    /// # Panics
+    /// As [`Graph::node`].
     pub fn shape(&self, id: ValueId) -> &[usize] {
         &self.node(id).shape
     }
@@ -97,7 +107,7 @@ impl Graph {
         &self.outputs
     }
 
-    /// Declares `value` an output.
+    /// Declares `value` an output. Whether it is a value of this graph is checked at compile time: [`Graph::check`].
     pub fn output(&mut self, value: ValueId) {
         self.outputs.push(value);
     }
@@ -122,10 +132,10 @@ impl Graph {
         Ok(id)
     }
 
-    /// A weight that the backend holds under `name`. Asked for twice, it is one node.
+    /// An f32 weight that the backend holds under `name`. Asked for twice, it is one node.
     ///
     /// # Errors
-    /// If a dimension is 0, or the name was used with another shape.
+    /// If a dimension is 0, the tensor is too large, or the name was used with another shape.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> Built {
         for (i, node) in self.nodes.iter().enumerate() {
             if matches!(&node.op, Op::Weight { name: n } if n == name) {
@@ -141,16 +151,18 @@ impl Graph {
     /// # Errors
     /// If the shapes do not fit.
     pub fn linear(&mut self, op: Linear) -> Built {
-        let (x, w) = (self.shape(op.x).to_vec(), self.shape(op.weight).to_vec());
+        let (x, w) = (self.at("linear", op.x)?.shape.clone(), self.at("linear", op.weight)?.shape.clone());
         ensure!("linear", w.len() == 2 && x.last() == Some(&w[1]), "x {x:?} does not fit weight {w:?}");
         let mut shape = x;
         let last = shape.len() - 1;
         shape[last] = w[0];
         if let Some(b) = op.bias {
-            ensure!("linear", self.shape(b) == [w[0]], "bias {:?} does not fit weight {w:?}", self.shape(b));
+            let b = &self.at("linear", b)?.shape;
+            ensure!("linear", b == &[w[0]], "bias {b:?} does not fit weight {w:?}");
         }
         if let Some(r) = op.residual {
-            ensure!("linear", self.shape(r) == shape, "residual {:?} is not {shape:?}", self.shape(r));
+            let r = &self.at("linear", r)?.shape;
+            ensure!("linear", r == &shape, "residual {r:?} is not {shape:?}");
         }
         self.push("linear", Op::Linear(op), shape, DType::F32)
     }
@@ -158,21 +170,23 @@ impl Graph {
     /// See [`Op::LayerNorm`].
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// If the shapes do not fit, x is a scalar, or `eps` is negative or not finite.
     pub fn layer_norm(&mut self, x: ValueId, gamma: ValueId, beta: ValueId, eps: f32) -> Built {
-        let shape = self.shape(x).to_vec();
-        let wanted = &shape[shape.len() - 1..];
-        let fits = self.shape(gamma) == wanted && self.shape(beta) == wanted;
-        ensure!("layer_norm", fits, "gamma {:?} does not fit x {shape:?}", self.shape(gamma));
+        let shape = self.at("layer_norm", x)?.shape.clone();
+        let (g, b) = (&self.at("layer_norm", gamma)?.shape, &self.at("layer_norm", beta)?.shape);
+        let fits = !shape.is_empty() && g == b && g == &shape[shape.len() - 1..];
+        ensure!("layer_norm", fits, "gamma {g:?} and beta {b:?} do not fit x {shape:?}");
+        ensure!("layer_norm", eps.is_finite() && eps >= 0.0, "eps {eps} is negative or not finite");
         self.push("layer_norm", Op::LayerNorm { x, gamma, beta, eps }, shape, DType::F32)
     }
 
     /// See [`Attention`].
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// If the shapes do not fit, or `scale` is not finite.
     pub fn attention(&mut self, op: Attention) -> Built {
-        let (q, k, v) = (self.shape(op.q), self.shape(op.k), self.shape(op.v));
+        let [q, k, v] = [op.q, op.k, op.v].map(|id| self.at("attention", id).map(|node| &node.shape));
+        let (q, k, v) = (q?, k?, v?);
         let ranks = q.len() == 3 && k.len() == 3 && k == v && q[0] == k[0] && q[2] == k[2];
         ensure!("attention", ranks, "q {q:?}, k {k:?} and v {v:?} do not fit");
         ensure!(
@@ -183,7 +197,8 @@ impl Graph {
             q[2]
         );
         ensure!("attention", !op.causal || q[1] == k[1], "causal attention needs as many queries as keys");
-        let shape = q.to_vec();
+        ensure!("attention", op.scale.is_finite(), "the scale {} is not finite", op.scale);
+        let shape = q.clone();
         self.push("attention", Op::Attention(op), shape, DType::F32)
     }
 
@@ -192,10 +207,9 @@ impl Graph {
     /// # Errors
     /// If the shapes or types do not fit.
     pub fn embedding(&mut self, table: ValueId, ids: ValueId) -> Built {
-        let t = self.shape(table);
-        let fits = t.len() == 2 && self.node(ids).dtype == DType::U32;
-        ensure!("embedding", fits, "table {t:?} or the type of the ids does not fit");
-        let mut shape = self.shape(ids).to_vec();
+        let t = &self.at("embedding", table)?.shape;
+        ensure!("embedding", t.len() == 2, "the table {t:?} is not a matrix");
+        let mut shape = self.at("embedding", ids)?.shape.clone();
         shape.push(t[1]);
         self.push("embedding", Op::Embedding { table, ids }, shape, DType::F32)
     }
@@ -205,8 +219,9 @@ impl Graph {
     /// # Errors
     /// If b's shape is not a's trailing dimensions.
     pub fn add(&mut self, a: ValueId, b: ValueId) -> Built {
-        let shape = self.shape(a).to_vec();
-        ensure!("add", shape.ends_with(self.shape(b)), "{:?} does not end {shape:?}", self.shape(b));
+        let shape = self.at("add", a)?.shape.clone();
+        let tail = &self.at("add", b)?.shape;
+        ensure!("add", shape.ends_with(tail), "{tail:?} does not end {shape:?}");
         self.push("add", Op::Add { a, b }, shape, DType::F32)
     }
 
@@ -215,7 +230,7 @@ impl Graph {
     /// # Errors
     /// If the patch does not divide the image.
     pub fn patchify(&mut self, image: ValueId, patch: usize) -> Built {
-        let s = self.shape(image);
+        let s = &self.at("patchify", image)?.shape;
         let fits = s.len() == 4 && patch > 0 && s[2].is_multiple_of(patch) && s[3].is_multiple_of(patch);
         ensure!("patchify", fits, "patch {patch} does not divide image {s:?}");
         let shape = vec![s[0], (s[2] / patch) * (s[3] / patch), s[1] * patch * patch];
@@ -227,8 +242,8 @@ impl Graph {
     /// # Errors
     /// If the shapes do not fit.
     pub fn prepend_token(&mut self, token: ValueId, x: ValueId) -> Built {
-        let (t, s) = (self.shape(token), self.shape(x));
-        ensure!("prepend_token", s.len() == 3 && t == &s[2..], "token {t:?} does not fit {s:?}");
+        let (t, s) = (&self.at("prepend_token", token)?.shape, &self.at("prepend_token", x)?.shape);
+        ensure!("prepend_token", s.len() == 3 && t[..] == s[2..], "token {t:?} does not fit {s:?}");
         let shape = vec![s[0], s[1] + 1, s[2]];
         self.push("prepend_token", Op::PrependToken { token, x }, shape, DType::F32)
     }
@@ -238,9 +253,8 @@ impl Graph {
     /// # Errors
     /// If the shapes or types do not fit.
     pub fn gather_rows(&mut self, x: ValueId, rows: ValueId) -> Built {
-        let (s, r) = (self.shape(x), self.shape(rows));
-        let fits = s.len() == 2 && r.len() == 1 && self.node(rows).dtype == DType::U32;
-        ensure!("gather_rows", fits, "x {s:?}, rows {r:?} or their type do not fit");
+        let (s, r) = (&self.at("gather_rows", x)?.shape, &self.at("gather_rows", rows)?.shape);
+        ensure!("gather_rows", s.len() == 2 && r.len() == 1, "x {s:?} and rows {r:?} do not fit");
         let shape = vec![r[0], s[1]];
         self.push("gather_rows", Op::GatherRows { x, rows }, shape, DType::F32)
     }
@@ -248,17 +262,19 @@ impl Graph {
     /// See [`Op::L2Normalize`].
     ///
     /// # Errors
-    /// Never for a value of this graph.
+    /// If x is not f32.
     pub fn l2_normalize(&mut self, x: ValueId) -> Built {
-        self.push("l2_normalize", Op::L2Normalize { x }, self.shape(x).to_vec(), DType::F32)
+        let shape = self.at("l2_normalize", x)?.shape.clone();
+        self.push("l2_normalize", Op::L2Normalize { x }, shape, DType::F32)
     }
 
     /// See [`Op::Activation`].
     ///
     /// # Errors
-    /// Never for a value of this graph.
+    /// If x is not f32.
     pub fn activation(&mut self, x: ValueId, activation: Activation) -> Built {
-        self.push("activation", Op::Activation { x, activation }, self.shape(x).to_vec(), DType::F32)
+        let shape = self.at("activation", x)?.shape.clone();
+        self.push("activation", Op::Activation { x, activation }, shape, DType::F32)
     }
 
     /// See [`Op::Reshape`].
@@ -266,36 +282,49 @@ impl Graph {
     /// # Errors
     /// If the number of elements changes.
     pub fn reshape(&mut self, x: ValueId, shape: &[usize]) -> Built {
-        let from = self.node(x);
-        let same = from.elements() == shape.iter().product::<usize>();
-        ensure!("reshape", same, "{:?} has not as many elements as {shape:?}", from.shape);
+        let from = self.at("reshape", x)?;
+        ensure!(
+            "reshape",
+            product(shape) == Some(from.elements()),
+            "{:?} has not as many elements as {shape:?}",
+            from.shape
+        );
         let dtype = from.dtype;
         self.push("reshape", Op::Reshape { x }, shape.to_vec(), dtype)
     }
 
     fn push(&mut self, op_name: &'static str, op: Op, shape: Vec<usize>, dtype: DType) -> Built {
-        let elements = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
-        let fits = elements.is_some_and(|n| n > 0 && n <= MOST_ELEMENTS);
-        if !fits {
-            return Err(GraphError {
-                op: op_name,
-                problem: format!("a value of shape {shape:?} is empty or too large"),
-            });
+        let fail = |problem| GraphError { op: op_name, problem };
+        if !product(&shape).is_some_and(|n| n > 0 && n <= MOST_ELEMENTS) {
+            return Err(fail(format!("a value of shape {shape:?} is empty or too large")));
         }
-        for operand in op.operands() {
-            let index = matches!(&op, Op::Embedding { ids, .. } if *ids == operand)
-                || matches!(&op, Op::GatherRows { rows, .. } if *rows == operand)
-                || matches!(op, Op::Reshape { .. });
-            if !index && self.node(operand).dtype != DType::F32 {
-                return Err(GraphError { op: op_name, problem: "an operand is not f32".into() });
+        // By position and not by value: the same value may be the table and the ids.
+        for (position, operand) in op.operands().into_iter().enumerate() {
+            let wanted = match (&op, position) {
+                (Op::Reshape { .. }, _) => continue,
+                (Op::Embedding { .. } | Op::GatherRows { .. }, 1) => DType::U32,
+                _ => DType::F32,
+            };
+            let found = self.at(op_name, operand)?.dtype;
+            if found != wanted {
+                return Err(fail(format!("operand {position} is {found:?}, not {wanted:?}")));
             }
         }
-        let id = ValueId(self.nodes.len() as u32);
+        let id = u32::try_from(self.nodes.len()).map_err(|_| fail("the graph has too many nodes".into()))?;
         self.nodes.push(Node { op, shape, dtype });
-        Ok(id)
+        Ok(ValueId(id))
+    }
+
+    /// A node by a number that may be another graph's.
+    pub(crate) fn at(&self, op: &'static str, id: ValueId) -> Result<&Node, GraphError> {
+        let problem = || format!("value {} is of another graph", id.index());
+        self.nodes.get(id.index()).ok_or_else(|| GraphError { op, problem: problem() })
     }
 
     /// The value whose storage `id` shares: itself, or what a chain of reshapes leads to.
+    ///
+    /// # Panics
+    /// As [`Graph::node`].
     pub fn storage(&self, mut id: ValueId) -> ValueId {
         while let Op::Reshape { x } = self.node(id).op {
             id = x;
@@ -304,6 +333,9 @@ impl Graph {
     }
 
     /// For every node, the last node that reads its storage (itself if none does; the number of nodes for outputs).
+    ///
+    /// # Panics
+    /// If an output is of another graph, which [`Graph::check`] finds.
     pub fn last_uses(&self) -> Vec<usize> {
         let mut last: Vec<usize> = (0..self.nodes.len()).collect();
         for (i, node) in self.nodes.iter().enumerate() {
@@ -315,53 +347,6 @@ impl Graph {
             last[self.storage(output).index()] = self.nodes.len();
         }
         last
-    }
-
-    /// Checks inputs before a run: number, types, shapes, and that every index is inside its table.
-    ///
-    /// # Errors
-    /// Names the first input that does not fit.
-    pub fn check_inputs(&self, inputs: &[HostTensor]) -> Result<(), BackendError> {
-        if inputs.len() != self.inputs.len() {
-            return Err(BackendError::Mismatch {
-                name: "inputs".into(),
-                expected: format!("{} tensors", self.inputs.len()),
-                found: inputs.len().to_string(),
-            });
-        }
-        for (&id, tensor) in self.inputs.iter().zip(inputs) {
-            let node = self.node(id);
-            let dtype = if tensor.as_f32().is_some() { DType::F32 } else { DType::U32 };
-            if dtype != node.dtype || tensor.shape() != node.shape {
-                return Err(BackendError::Mismatch {
-                    name: self.input_name(id),
-                    expected: format!("{:?} {:?}", node.dtype, node.shape),
-                    found: format!("{dtype:?} {:?}", tensor.shape()),
-                });
-            }
-        }
-        for node in &self.nodes {
-            let (table, ids) = match node.op {
-                Op::Embedding { table, ids } => (table, ids),
-                Op::GatherRows { x, rows } => (x, rows),
-                _ => continue,
-            };
-            let ids = self.storage(ids);
-            let Some(at) = self.inputs.iter().position(|&i| i == ids) else { continue };
-            let limit = self.shape(table)[0];
-            let found = inputs[at].as_u32().and_then(|all| all.iter().find(|&&i| i as usize >= limit));
-            if let Some(&index) = found {
-                return Err(BackendError::IndexOutOfRange { name: self.input_name(ids), index, limit });
-            }
-        }
-        Ok(())
-    }
-
-    fn input_name(&self, id: ValueId) -> String {
-        match &self.node(id).op {
-            Op::Input { name } => name.clone(),
-            _ => "value".into(),
-        }
     }
 }
 
@@ -399,18 +384,58 @@ mod tests {
     }
 
     #[test]
-    fn inputs_are_checked_before_a_run() {
+    fn what_would_panic_later_is_an_error_now() {
         let mut g = Graph::new();
-        let ids = g.index_input("ids", &[2]).unwrap();
-        let table = g.weight("table", &[10, 4]).unwrap();
-        let e = g.embedding(table, ids).unwrap();
-        g.output(e);
-        let bad = HostTensor::u32(&[2], vec![1, 10]).unwrap();
-        assert!(g.check_inputs(&[bad]).unwrap_err().to_string().contains("index 10"));
-        let float = HostTensor::f32(&[2], vec![0.0; 2]).unwrap();
-        assert!(g.check_inputs(&[float]).is_err());
-        let good = HostTensor::u32(&[2], vec![1, 9]).unwrap();
-        assert!(g.check_inputs(&[good]).is_ok());
-        assert!(g.check_inputs(&[]).is_err());
+        let x = g.input("x", &[4, 4]).unwrap();
+        let scalar = g.input("scalar", &[]).unwrap();
+        let ids = g.index_input("ids", &[2, 2]).unwrap();
+        let row = g.index_input("row", &[2]).unwrap();
+        // One value as table and as ids: of the right type for one of the two only.
+        assert!(g.embedding(ids, ids).unwrap_err().to_string().contains("operand 0 is U32"));
+        assert!(g.embedding(x, x).unwrap_err().to_string().contains("operand 1 is F32"));
+        assert!(g.gather_rows(ids, row).is_err() && g.gather_rows(x, x).is_err());
+        assert!(g.layer_norm(scalar, scalar, scalar, 1e-5).is_err());
+        assert!(
+            g.activation(ids, Activation::Gelu).is_err() && g.l2_normalize(ids).is_err() && g.add(ids, ids).is_err()
+        );
+        let w = g.weight("w", &[4]).unwrap();
+        assert!(g.layer_norm(x, w, w, f32::NAN).is_err() && g.layer_norm(x, w, w, -1e-5).is_err());
+        let q = g.reshape(x, &[1, 4, 4]).unwrap();
+        let op = Attention { q, k: q, v: q, heads: 2, causal: false, scale: f32::INFINITY };
+        assert!(g.attention(op).is_err() && g.attention(Attention { heads: 0, scale: 1.0, ..op }).is_err());
+        // (2^60 + 1) · 16 wraps round to the 16 elements of x.
+        assert!(g.reshape(x, &[(1 << 60) + 1, 16]).is_err());
+        assert!(g.patchify(x, 1).is_err() && g.prepend_token(scalar, x).is_err());
+    }
+
+    #[test]
+    fn values_of_a_longer_graph_are_refused() {
+        let mut long = Graph::new();
+        let mut far = long.input("x", &[1, 4, 4]).unwrap();
+        for _ in 0..4 {
+            far = long.activation(far, Activation::Gelu).unwrap();
+        }
+        let mut g = Graph::new();
+        let x = g.input("x", &[1, 4, 4]).unwrap();
+        let linear = Linear { x, weight: x, bias: None, activation: Activation::None, residual: None };
+        let tried = [
+            g.linear(Linear { x: far, ..linear }),
+            g.linear(Linear { weight: far, ..linear }),
+            g.layer_norm(far, x, x, 0.0),
+            g.layer_norm(x, far, x, 0.0),
+            g.attention(Attention { q: x, k: far, v: x, heads: 1, causal: false, scale: 1.0 }),
+            g.embedding(far, x),
+            g.add(x, far),
+            g.patchify(far, 1),
+            g.prepend_token(far, x),
+            g.gather_rows(far, x),
+            g.l2_normalize(far),
+            g.activation(far, Activation::Gelu),
+            g.reshape(far, &[16]),
+        ];
+        for (i, result) in tried.into_iter().enumerate() {
+            assert!(result.is_err(), "call {i}");
+        }
+        assert_eq!(g.nodes().len(), 1, "a refused call adds nothing");
     }
 }

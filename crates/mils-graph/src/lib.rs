@@ -21,12 +21,14 @@
 //! ```
 
 mod backend;
+mod check;
 mod graph;
 mod op;
 mod plan;
 mod tensor;
 
 pub use backend::{Backend, BackendError, Program, WeightSet};
+pub use check::check_weights;
 pub use graph::{Graph, GraphError, Node, ValueId};
 pub use op::{Activation, Attention, DType, Linear, Op};
 pub use plan::{Place, Plan};

@@ -1,5 +1,7 @@
 //! Tensors in host memory: what goes into a program and what comes out.
 
+use crate::DType;
+
 /// The elements, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorData {
@@ -9,14 +11,14 @@ pub enum TensorData {
     U32(Vec<u32>),
 }
 
-/// A dense row-major tensor.
+/// A dense row-major tensor. A scalar has the shape [] and one element; a tensor with a dimension of 0 has none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostTensor {
     shape: Vec<usize>,
     data: TensorData,
 }
 
-/// A tensor whose shape and data do not fit together, or of the wrong type.
+/// A tensor whose shape and data do not fit together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TensorError {
@@ -54,6 +56,14 @@ impl HostTensor {
         &self.shape
     }
 
+    /// Type of its elements.
+    pub fn dtype(&self) -> DType {
+        match &self.data {
+            TensorData::F32(_) => DType::F32,
+            TensorData::U32(_) => DType::U32,
+        }
+    }
+
     /// Its elements.
     pub fn data(&self) -> &TensorData {
         &self.data
@@ -87,4 +97,18 @@ impl HostTensor {
 fn check(shape: &[usize], found: usize) -> Result<(), TensorError> {
     let wanted = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
     if wanted == Some(found) { Ok(()) } else { Err(TensorError::Elements { shape: shape.to_vec(), found }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shape_and_data_fit_together() {
+        assert_eq!(HostTensor::f32(&[], vec![1.0]).unwrap().shape(), [0_usize; 0]);
+        assert!(HostTensor::f32(&[0, 3], vec![]).is_ok());
+        assert!(HostTensor::u32(&[2, 3], vec![0; 5]).is_err());
+        // Wraps round to 4, were it not checked.
+        assert!(HostTensor::u32(&[(1 << 62) + 1, 4], vec![0; 4]).is_err());
+    }
 }

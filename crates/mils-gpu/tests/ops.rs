@@ -1,0 +1,241 @@
+//! Every op on both backends against its formula: one body, one tolerance.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod plain;
+
+use mils_cpu::Cpu;
+use mils_gpu::Gpu;
+use mils_graph::{Activation, Attention, Backend, Graph, HostTensor, Linear, ValueId};
+
+/// Largest difference of an element from the formula's, relative to the largest element (or to 1).
+const TOLERANCE: f64 = 2e-5;
+
+/// The backends to test. A GPU is left out only on request, and loudly.
+fn backends() -> Vec<Box<dyn Backend>> {
+    let mut all: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new())];
+    if std::env::var_os("MILS_TEST_SKIP_GPU").is_some() {
+        eprintln!("MILS_TEST_SKIP_GPU is set: THE GPU BACKEND IS NOT TESTED");
+    } else {
+        let gpu = Gpu::open();
+        let gpu = gpu.unwrap_or_else(|e| panic!("{e}; or set MILS_TEST_SKIP_GPU=1 to leave the GPU untested"));
+        all.push(Box::new(gpu));
+    }
+    all
+}
+
+/// A graph with random inputs and weights.
+struct Case {
+    graph: Graph,
+    inputs: Vec<HostTensor>,
+    weights: Vec<(String, HostTensor)>,
+    random: u64,
+}
+
+impl Case {
+    fn new(seed: u64) -> Self {
+        Self { graph: Graph::new(), inputs: vec![], weights: vec![], random: seed }
+    }
+
+    /// From 0 up to 1.
+    fn unit(&mut self) -> f64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 40) as f64 / f64::from(1 << 24)
+    }
+
+    fn floats(&mut self, shape: &[usize]) -> HostTensor {
+        let data = (0..shape.iter().product()).map(|_| (3.0 * self.unit() - 1.5) as f32).collect();
+        HostTensor::f32(shape, data).unwrap()
+    }
+
+    fn input(&mut self, shape: &[usize]) -> ValueId {
+        let tensor = self.floats(shape);
+        self.given(tensor)
+    }
+
+    fn given(&mut self, tensor: HostTensor) -> ValueId {
+        let id = self.graph.input("x", tensor.shape()).unwrap();
+        self.inputs.push(tensor);
+        id
+    }
+
+    fn index(&mut self, shape: &[usize], limit: u32) -> ValueId {
+        let data = (0..shape.iter().product()).map(|_| (self.unit() * f64::from(limit)) as u32).collect();
+        self.inputs.push(HostTensor::u32(shape, data).unwrap());
+        self.graph.index_input("ids", shape).unwrap()
+    }
+
+    fn weight(&mut self, shape: &[usize]) -> ValueId {
+        let name = format!("w{}", self.weights.len());
+        let tensor = self.floats(shape);
+        self.weights.push((name.clone(), tensor));
+        self.graph.weight(&name, shape).unwrap()
+    }
+
+    /// Runs it on every backend and compares with the formula; where that is NaN, so must the backend be.
+    fn agrees(mut self, what: &str, backends: &[Box<dyn Backend>], out: ValueId) {
+        self.graph.output(out);
+        let expected = plain::evaluate(&self.graph, &self.inputs, &self.weights).swap_remove(out.index());
+        let scale = expected.iter().filter(|v| v.is_finite()).fold(1.0_f64, |m, v| m.max(v.abs()));
+        for backend in backends {
+            let what = format!("{}: {what}", backend.name());
+            let mut program = backend.load(self.weights.clone()).unwrap().compile(&self.graph).unwrap();
+            let first = program.run(&self.inputs).unwrap();
+            let found = first[0].as_f32().unwrap();
+            assert_eq!(found.len(), expected.len(), "{what}");
+            for (i, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
+                let near = (f64::from(found) - expected).abs() <= TOLERANCE * scale;
+                let same = near || found.is_nan() && expected.is_nan();
+                assert!(same, "{what}: element {i} is {found}, not {expected} (the largest is {scale})");
+            }
+            // A replay must not depend on what the first run left in the buffers.
+            let again = program.run(&self.inputs).unwrap();
+            let bits = |t: &HostTensor| t.as_f32().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&first[0]), bits(&again[0]), "{what}: a second run differs");
+        }
+    }
+}
+
+const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::QuickGelu, Activation::Gelu, Activation::GeluTanh];
+
+#[test]
+fn linear() {
+    let backends = backends();
+    let shapes = [(1, 1, 1), (7, 33, 24), (65, 72, 50), (64, 64, 64), (600, 530, 36), (530, 600, 35)];
+    for (i, (m, n, k)) in shapes.into_iter().enumerate() {
+        for (j, (bias, residual)) in
+            [(false, false), (true, false), (false, true), (true, true)].into_iter().enumerate()
+        {
+            let mut c = Case::new(i as u64);
+            let x = c.input(&[m, k]);
+            let weight = c.weight(&[n, k]);
+            let bias = bias.then(|| c.weight(&[n]));
+            let residual = residual.then(|| c.input(&[m, n]));
+            let op = Linear { x, weight, bias, activation: ACTIVATIONS[(i + j) % 4], residual };
+            let out = c.graph.linear(op).unwrap();
+            c.agrees(&format!("linear {m} x {n} x {k}"), &backends, out);
+        }
+    }
+    let mut c = Case::new(3);
+    let (x, weight) = (c.input(&[2, 3, 5, 4]), c.weight(&[6, 4]));
+    let op = Linear { x, weight, bias: None, activation: Activation::None, residual: None };
+    let out = c.graph.linear(op).unwrap();
+    c.agrees("linear of four dimensions", &backends, out);
+}
+
+#[test]
+fn attention() {
+    let backends = backends();
+    for (batch, queries, keys, heads, head_dim, causal) in [
+        (1, 1, 1, 1, 24, false),
+        (3, 7, 7, 2, 40, true),
+        (2, 65, 65, 3, 72, false),
+        (1, 130, 130, 1, 80, true),
+        (2, 1, 257, 2, 128, false),
+        (1, 3, 5, 1, 256, false),
+    ] {
+        let mut c = Case::new(9);
+        let width = heads * head_dim;
+        let q = c.input(&[batch, queries, width]);
+        let k = c.input(&[batch, keys, width]);
+        let v = c.input(&[batch, keys, width]);
+        let op = Attention { q, k, v, heads, causal, scale: 0.3 };
+        let out = c.graph.attention(op).unwrap();
+        c.agrees(&format!("attention {queries} x {keys}, {heads} heads of {head_dim}"), &backends, out);
+    }
+}
+
+#[test]
+fn attention_of_large_and_of_hidden_values() {
+    let backends = backends();
+    // Scores of thousands, exact in f32: the softmax is of their differences.
+    let mut c = Case::new(2);
+    let data = c.floats(&[1, 70, 8]).into_f32().unwrap().into_iter().map(|v| (v * 4.0).round() / 4.0).collect();
+    let x = c.given(HostTensor::f32(&[1, 70, 8], data).unwrap());
+    let op = Attention { q: x, k: x, v: x, heads: 1, causal: false, scale: 1024.0 };
+    let out = c.graph.attention(op).unwrap();
+    c.agrees("attention with large scores", &backends, out);
+    // What a query does not see is NaN, in the middle of a chunk and in a later one.
+    for from in [3, 66] {
+        let mut c = Case::new(2);
+        let q = c.input(&[1, 70, 8]);
+        let mut data = c.floats(&[1, 70, 8]).into_f32().unwrap();
+        data[from * 8..].fill(f32::NAN);
+        let k = c.given(HostTensor::f32(&[1, 70, 8], data).unwrap());
+        let op = Attention { q, k, v: k, heads: 2, causal: true, scale: 0.5 };
+        let out = c.graph.attention(op).unwrap();
+        c.agrees("attention that must not see NaN", &backends, out);
+    }
+}
+
+#[test]
+fn norms() {
+    let backends = backends();
+    for (rows, width) in [(1, 1), (50, 72), (3, 513), (65_540, 3)] {
+        let mut c = Case::new(4);
+        let x = c.input(&[rows, width]);
+        let (gamma, beta) = (c.weight(&[width]), c.weight(&[width]));
+        let out = c.graph.layer_norm(x, gamma, beta, 1e-5).unwrap();
+        c.agrees("layer_norm", &backends, out);
+        let mut c = Case::new(5);
+        let x = c.input(&[rows, width]);
+        let out = c.graph.l2_normalize(x).unwrap();
+        c.agrees("l2_normalize", &backends, out);
+    }
+    // A small spread on a large mean, all exact in f32.
+    let mut c = Case::new(6);
+    let data = (0..2 * 96).map(|i| 4096.0 + [-1.0, 0.5, 1.0, -0.5][i % 4]).collect();
+    let x = c.given(HostTensor::f32(&[2, 96], data).unwrap());
+    let (gamma, beta) = (c.weight(&[96]), c.weight(&[96]));
+    let out = c.graph.layer_norm(x, gamma, beta, 1e-5).unwrap();
+    c.agrees("layer_norm on a large mean", &backends, out);
+    let mut c = Case::new(7);
+    let x = c.given(HostTensor::f32(&[4, 2], vec![0.0, 0.0, 3e-13, 4e-13, f32::NAN, 1.0, 3.0, 4.0]).unwrap());
+    let out = c.graph.l2_normalize(x).unwrap();
+    c.agrees("l2_normalize of nothing and of NaN", &backends, out);
+}
+
+#[test]
+fn activations() {
+    let backends = backends();
+    for activation in ACTIVATIONS {
+        let mut c = Case::new(8);
+        let data = (-1000..=1000).map(|i| i as f32 / 50.0).chain([0.0, f32::NAN]).collect();
+        let x = c.given(HostTensor::f32(&[2003], data).unwrap());
+        let out = c.graph.activation(x, activation).unwrap();
+        c.agrees(&format!("{activation:?}"), &backends, out);
+    }
+}
+
+#[test]
+fn moving_values() {
+    let backends = backends();
+    let mut c = Case::new(6);
+    let ids = c.index(&[3, 7], 11);
+    let table = c.weight(&[11, 50]);
+    let embedded = c.graph.embedding(table, ids).unwrap();
+    let position = c.weight(&[7, 50]);
+    let out = c.graph.add(embedded, position).unwrap();
+    let out = c.graph.activation(out, Activation::Gelu).unwrap();
+    let token = c.weight(&[50]);
+    let out = c.graph.prepend_token(token, out).unwrap();
+    let flat = c.graph.reshape(out, &[24, 50]).unwrap();
+    let rows = c.index(&[5], 24);
+    let out = c.graph.gather_rows(flat, rows).unwrap();
+    c.agrees("embedding, add, activation, prepend, reshape, gather", &backends, out);
+    let mut c = Case::new(7);
+    let image = c.input(&[2, 3, 15, 20]);
+    let out = c.graph.patchify(image, 5).unwrap();
+    c.agrees("patchify", &backends, out);
+    let mut c = Case::new(8);
+    let (x, one) = (c.input(&[3, 4]), c.weight(&[]));
+    let out = c.graph.add(x, one).unwrap();
+    c.agrees("add of a scalar", &backends, out);
+    // A reshaped weight as a table, by reshaped ids, and the result as its own residual.
+    let mut c = Case::new(9);
+    let (ids, table) = (c.index(&[2, 2], 6), c.weight(&[3, 8]));
+    let (ids, table) = (c.graph.reshape(ids, &[4]).unwrap(), c.graph.reshape(table, &[6, 4]).unwrap());
+    let x = c.graph.gather_rows(table, ids).unwrap();
+    let op = Linear { x, weight: x, bias: None, activation: Activation::None, residual: Some(x) };
+    let out = c.graph.linear(op).unwrap();
+    c.agrees("one value as x, weight and residual", &backends, out);
+}

@@ -1,0 +1,155 @@
+//! What is checked where a graph meets data: the weights at compile time, the inputs before every run.
+
+use crate::{BackendError, DType, Graph, HostTensor, Op, ValueId};
+
+impl Graph {
+    /// Checks a graph before it is compiled: that its outputs are its own, and that its weights are held in their
+    /// shapes. `held` gives the shape under which a backend holds a name.
+    ///
+    /// # Errors
+    /// Names the first output or weight that does not fit.
+    pub fn check<'a>(&self, held: impl Fn(&str) -> Option<&'a [usize]>) -> Result<(), BackendError> {
+        for &output in self.outputs() {
+            self.at("output", output)?;
+        }
+        for node in self.nodes() {
+            let Op::Weight { name } = &node.op else { continue };
+            let found = held(name).ok_or_else(|| BackendError::MissingWeight(name.clone()))?;
+            if found != node.shape {
+                return Err(BackendError::Mismatch {
+                    name: name.clone(),
+                    expected: format!("F32 {:?}", node.shape),
+                    found: format!("F32 {found:?}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks inputs before a run: number, types, shapes, and that every index is inside its table.
+    ///
+    /// # Errors
+    /// Names the first input that does not fit.
+    pub fn check_inputs(&self, inputs: &[HostTensor]) -> Result<(), BackendError> {
+        if inputs.len() != self.inputs().len() {
+            return Err(BackendError::Mismatch {
+                name: "inputs".into(),
+                expected: format!("{} tensors", self.inputs().len()),
+                found: inputs.len().to_string(),
+            });
+        }
+        for (&id, tensor) in self.inputs().iter().zip(inputs) {
+            let node = self.node(id);
+            if tensor.dtype() != node.dtype || tensor.shape() != node.shape {
+                return Err(BackendError::Mismatch {
+                    name: self.input_name(id),
+                    expected: format!("{:?} {:?}", node.dtype, node.shape),
+                    found: format!("{:?} {:?}", tensor.dtype(), tensor.shape()),
+                });
+            }
+        }
+        for node in self.nodes() {
+            let (table, ids) = match node.op {
+                Op::Embedding { table, ids } => (table, ids),
+                Op::GatherRows { x, rows } => (x, rows),
+                _ => continue,
+            };
+            // Indices are inputs, or reshapes of inputs: no op computes them.
+            let ids = self.storage(ids);
+            let Some(at) = self.inputs().iter().position(|&i| i == ids) else { continue };
+            let limit = self.shape(table)[0];
+            let found = inputs[at].as_u32().and_then(|all| all.iter().find(|&&i| i as usize >= limit));
+            if let Some(&index) = found {
+                return Err(BackendError::IndexOutOfRange { name: self.input_name(ids), index, limit });
+            }
+        }
+        Ok(())
+    }
+
+    fn input_name(&self, id: ValueId) -> String {
+        match &self.node(id).op {
+            Op::Input { name } => name.clone(),
+            _ => "value".into(),
+        }
+    }
+}
+
+/// Checks weights before a backend takes them: that all are f32, and that no name comes twice.
+///
+/// # Errors
+/// Names the first weight that does not fit.
+pub fn check_weights(weights: &[(String, HostTensor)]) -> Result<(), BackendError> {
+    let mut names = std::collections::HashSet::new();
+    for (name, tensor) in weights {
+        let mismatch = |expected: &str, found| {
+            let (name, expected) = (name.clone(), expected.to_owned());
+            Err(BackendError::Mismatch { name, expected, found })
+        };
+        if tensor.dtype() != DType::F32 {
+            return mismatch("an F32 weight", format!("{:?} {:?}", tensor.dtype(), tensor.shape()));
+        }
+        if !names.insert(name) {
+            return mismatch("one weight of this name", "two".into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Activation;
+
+    #[test]
+    fn inputs_are_checked_before_a_run() {
+        let mut g = Graph::new();
+        let ids = g.index_input("ids", &[2]).unwrap();
+        let table = g.weight("table", &[10, 4]).unwrap();
+        let e = g.embedding(table, ids).unwrap();
+        g.output(e);
+        let bad = HostTensor::u32(&[2], vec![1, 10]).unwrap();
+        assert!(g.check_inputs(&[bad]).unwrap_err().to_string().contains("index 10"));
+        let float = HostTensor::f32(&[2], vec![0.0; 2]).unwrap();
+        assert!(g.check_inputs(&[float]).is_err());
+        let good = HostTensor::u32(&[2], vec![1, 9]).unwrap();
+        assert!(g.check_inputs(&[good]).is_ok());
+        assert!(g.check_inputs(&[]).is_err());
+    }
+
+    #[test]
+    fn indices_are_checked_through_reshapes() {
+        let mut g = Graph::new();
+        let ids = g.index_input("ids", &[2, 2]).unwrap();
+        let flat = g.reshape(ids, &[4]).unwrap();
+        let x = g.input("x", &[3, 5]).unwrap();
+        let rows = g.gather_rows(x, flat).unwrap();
+        g.output(rows);
+        let x = HostTensor::f32(&[3, 5], vec![0.0; 15]).unwrap();
+        let ids = |last| HostTensor::u32(&[2, 2], vec![0, 1, 2, last]).unwrap();
+        assert!(g.check_inputs(&[ids(2), x.clone()]).is_ok());
+        assert!(matches!(g.check_inputs(&[ids(3), x]), Err(BackendError::IndexOutOfRange { index: 3, limit: 3, .. })));
+    }
+
+    #[test]
+    fn outputs_and_weights_are_checked_before_a_compile() {
+        let mut long = Graph::new();
+        let x = long.input("x", &[2]).unwrap();
+        let far = long.activation(x, Activation::Gelu).unwrap();
+        let mut g = Graph::new();
+        g.weight("w", &[2]).unwrap();
+        assert!(g.check(|_| Some(&[2])).is_ok());
+        assert!(matches!(g.check(|_| None), Err(BackendError::MissingWeight(name)) if name == "w"));
+        assert!(matches!(g.check(|_| Some(&[1, 2])), Err(BackendError::Mismatch { .. })));
+        g.output(far);
+        assert!(matches!(g.check(|_| Some(&[2])), Err(BackendError::Graph(_))));
+    }
+
+    #[test]
+    fn weights_are_f32_and_come_once() {
+        let float = ("w".to_owned(), HostTensor::f32(&[1], vec![0.0]).unwrap());
+        let index = ("i".to_owned(), HostTensor::u32(&[1], vec![0]).unwrap());
+        assert!(check_weights(std::slice::from_ref(&float)).is_ok());
+        assert!(check_weights(&[float.clone(), index]).unwrap_err().to_string().contains("U32 [1]"));
+        assert!(check_weights(&[float.clone(), float]).unwrap_err().to_string().contains("two"));
+    }
+}

@@ -127,11 +127,11 @@ pub struct Pack {
 #[non_exhaustive]
 pub enum PackError {
     /// No such pack.
-    #[error("there is no pack `{name}`; there are: {known}; or name a folder with a pack.toml")]
+    #[error("there is no pack `{name}`; those that can be named: {known}; a folder with a pack.toml can be given too")]
     Unknown {
         /// What was asked for.
         name: String,
-        /// What there is.
+        /// What there is, for people.
         known: String,
     },
     /// The pack's file cannot be read.
@@ -161,13 +161,23 @@ impl Pack {
     /// # Errors
     /// If there is no such pack, its file is damaged, or something that it names is missing.
     pub fn find(name: &str) -> Result<Self, PackError> {
+        Self::find_in(name, &search_path())
+    }
+
+    fn find_in(name: &str, folders: &[PathBuf]) -> Result<Self, PackError> {
         let given = Path::new(name);
         // A bare word is a name first: a folder called `demo` where somebody works must not hide the pack.
         let is_path = name.contains(['/', '\\']) || name.ends_with(".toml");
-        let by_name = || search_path().into_iter().flat_map(|dir| candidates(&dir, name)).find(|p| p.is_file());
+        let by_name = || folders.iter().flat_map(|dir| candidates(dir, name)).find(|p| p.is_file());
         let as_folder = || given.is_dir().then(|| given.join("pack.toml"));
         let file = if is_path { as_folder().or_else(|| Some(given.to_owned())) } else { by_name().or_else(as_folder) };
-        let file = file.ok_or_else(|| PackError::Unknown { name: name.to_owned(), known: known().join(", ") })?;
+        let file = file.ok_or_else(|| {
+            let known = known_in(folders).join(", ");
+            PackError::Unknown {
+                name: name.to_owned(),
+                known: if known.is_empty() { "none".to_owned() } else { known },
+            }
+        })?;
         Self::read(&file)
     }
 
@@ -177,6 +187,10 @@ impl Pack {
     /// As [`Pack::find`].
     pub fn read(file: &Path) -> Result<Self, PackError> {
         let wrong = |problem: String| PackError::File { path: file.to_owned(), problem };
+        // Reading a pipe would wait for its writer, and a device may have no end.
+        if std::fs::metadata(file).is_ok_and(|m| !m.is_file()) {
+            return Err(wrong("is not a file; name a pack file, or the folder of a pack.toml".into()));
+        }
         let text = std::fs::read_to_string(file).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => wrong("no such pack file; a pack folder holds a pack.toml".into()),
             _ => wrong(e.to_string()),
@@ -295,14 +309,21 @@ fn candidates(folder: &Path, name: &str) -> [PathBuf; 2] {
 
 /// Names of the packs that [`Pack::find`] finds by name, complete or not.
 pub fn known() -> Vec<String> {
+    known_in(&search_path())
+}
+
+fn known_in(folders: &[PathBuf]) -> Vec<String> {
     let mut names = std::collections::BTreeSet::new();
-    for folder in search_path() {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+    for folder in folders {
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
         for path in entries.flatten().map(|e| e.path()) {
-            let file = path.extension().is_some_and(|e| e == "toml");
-            if file || path.join("pack.toml").is_file() {
-                names.extend(path.file_stem().map(|s| s.to_string_lossy().into_owned()));
-            }
+            // A folder's name is taken whole: `llama-3.2` has no extension.
+            let name = if path.join("pack.toml").is_file() {
+                path.file_name()
+            } else {
+                path.file_stem().filter(|_| path.is_file() && path.extension().is_some_and(|e| e == "toml"))
+            };
+            names.extend(name.map(|n| n.to_string_lossy().into_owned()));
         }
     }
     names.into_iter().collect()
@@ -331,6 +352,24 @@ mod tests {
         assert_eq!(pack.initial_texts().unwrap(), ["a cat", "a dog"]);
         fs::write(at.join("i.txt"), "\n").unwrap();
         assert!(pack.initial_texts().is_err());
+    }
+
+    #[test]
+    fn packs_are_found_by_name_and_the_names_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = [dir.path().to_owned(), dir.path().join("nowhere")];
+        let unknown = |folders: &[PathBuf]| Pack::find_in("no-such-pack", folders).unwrap_err().to_string();
+        assert!(unknown(&folders).contains("can be named: none;"), "{}", unknown(&folders));
+        assert!(unknown(&[]).contains("can be named: none;"));
+        fs::create_dir(dir.path().join("llama-3.2")).unwrap();
+        fs::write(dir.path().join("llama-3.2/pack.toml"), GOOD).unwrap();
+        fs::write(dir.path().join("other.toml"), GOOD).unwrap();
+        fs::create_dir(dir.path().join("no-pack")).unwrap();
+        assert!(unknown(&folders).contains("can be named: llama-3.2, other;"), "{}", unknown(&folders));
+        for name in known_in(&folders) {
+            let error = Pack::find_in(&name, &folders).unwrap_err();
+            assert!(matches!(error, PackError::Incomplete { .. }), "found, but its files are missing: {error}");
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@ use mils_llm::{LlamaError, LlamaGenerator, LlamaOptions};
 use mils_optim::prompt::PromptTemplate;
 use mils_optim::{Generator, Labelled, Proposals, Request};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo/pack/generator.gguf")
@@ -30,8 +32,8 @@ fn open(options: LlamaOptions) -> LlamaGenerator {
 }
 
 fn pool(texts: &[&str]) -> Vec<Labelled> {
-    let scale = 100 / texts.len() as u32;
-    (0..).zip(texts).map(|(i, t)| Labelled { text: (*t).into(), score: i as f32, label: i * scale }).collect()
+    let label = |i: u32| i * 100 / texts.len() as u32;
+    (0..).zip(texts).map(|(i, t)| Labelled { text: (*t).into(), score: i as f32, label: label(i) }).collect()
 }
 
 const TEXTS: [&str; 4] = [
@@ -83,7 +85,7 @@ fn sequences_side_by_side_are_each_what_they_are_alone() {
 #[test]
 fn a_cancelled_generation_returns_at_once() {
     let options = options();
-    let cancel = std::sync::Arc::clone(&options.cancel);
+    let cancel = Arc::clone(&options.cancel);
     let mut generator = open(options);
     cancel.store(true, Ordering::Relaxed);
     let cut = ask(&mut generator, &pool(&TEXTS), 8, 1);
@@ -93,11 +95,74 @@ fn a_cancelled_generation_returns_at_once() {
 }
 
 #[test]
+fn a_long_prompt_is_cancelled_between_its_batches() {
+    // Some thousand tokens: several batches.
+    let long: Vec<String> = (0..150).map(|i| format!("there is a big red dog on the left, in the snow {i}")).collect();
+    let long = pool(&long.iter().map(String::as_str).collect::<Vec<_>>());
+    let options = || LlamaOptions { context: 8192, sequences: 2, ..options() };
+    let whole = ask(&mut open(options()), &long, 2, 5);
+    assert!(whole.usage.prompt_tokens > 1500, "{:?}", whole.usage);
+    // When the flag is seen depends on the machine, so it is set later and later until it was seen midway.
+    let mut waits = std::iter::repeat_n((0..15).map(|n| 1 << n), 3).flatten();
+    let midway = waits.find_map(|milliseconds| {
+        let options = options();
+        let cancel = Arc::clone(&options.cancel);
+        let mut generator = open(options);
+        let later = std::thread::spawn({
+            let cancel = Arc::clone(&cancel);
+            move || {
+                std::thread::sleep(Duration::from_millis(milliseconds));
+                cancel.store(true, Ordering::Relaxed);
+            }
+        });
+        let cut = ask(&mut generator, &long, 2, 5);
+        later.join().unwrap();
+        cancel.store(false, Ordering::Relaxed);
+        let partly = (1..whole.usage.prompt_tokens).contains(&cut.usage.prompt_tokens);
+        partly.then_some((generator, cut))
+    });
+    let (mut generator, cut) = midway.expect("a prompt is never cancelled midway");
+    assert!(cut.texts.is_empty() && cut.usage.generated_tokens == 0, "{cut:?}");
+    // What was decoded by then is still there, and right.
+    let again = ask(&mut generator, &long, 2, 5);
+    assert!(again.usage.reused_tokens == cut.usage.prompt_tokens, "{:?}", again.usage);
+    assert_eq!((again.texts, again.usage.generated_tokens), (whole.texts, whole.usage.generated_tokens));
+}
+
+#[test]
+fn loading_can_be_cancelled() {
+    let options = options();
+    options.cancel.store(true, Ordering::Relaxed);
+    let template = PromptTemplate::new("", "x").unwrap();
+    assert!(matches!(LlamaGenerator::open(&model(), options, template), Err(LlamaError::Cancelled)));
+}
+
+#[test]
 fn a_prompt_that_does_not_fit_is_an_error_with_the_numbers() {
     let mut generator = open(LlamaOptions { context: 128, ..options() });
     let error = generator.propose(&Request { step: 1, pool: &pool(&TEXTS), count: 1, seed: 0 }).unwrap_err();
     let error = error.downcast_ref::<LlamaError>().unwrap();
     assert!(matches!(error, LlamaError::ContextTooSmall { context: 128, .. }), "{error}");
+}
+
+/// The model with its second one-byte token made the same as its first.
+fn twice_in_the_vocabulary(model: &[u8]) -> Vec<u8> {
+    let key = b"tokenizer.ggml.tokens";
+    let list = model.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 16;
+    let mut out = model.to_vec();
+    let (mut at, mut first) = (list, None);
+    loop {
+        let length = u64::from_le_bytes(model[at..at + 8].try_into().unwrap()) as usize;
+        match first {
+            None if length == 1 => first = Some(model[at + 8]),
+            Some(byte) if length == 1 => {
+                out[at + 8] = byte;
+                return out;
+            }
+            _ => {}
+        }
+        at += 8 + length;
+    }
 }
 
 #[test]
@@ -120,6 +185,11 @@ fn damaged_models_are_errors() {
     std::fs::write(&path, &changed).unwrap();
     let error = LlamaGenerator::open(&path, options(), template()).err().unwrap().to_string();
     assert!(error.contains("block_count") && error.contains("m.gguf"), "{error}");
+    // A token that is there twice; one that is not a text of the prompt, so that nothing else changes.
+    let twice = twice_in_the_vocabulary(&whole);
+    std::fs::write(&path, twice).unwrap();
+    let error = LlamaGenerator::open(&path, options(), template()).err().unwrap().to_string();
+    assert!(error.contains("twice"), "{error}");
     let missing = LlamaGenerator::open(Path::new("none.gguf"), options(), template()).err().unwrap();
     assert!(missing.to_string().contains("no such file"));
     let wrong = LlamaOptions { top_p: 0.0, ..options() };

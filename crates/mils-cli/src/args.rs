@@ -2,7 +2,7 @@
 
 use crate::session::BackendChoice;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Describes pictures without training: a language model proposes captions, a CLIP model scores them, and the best
 /// go back to the language model until nothing better comes.
@@ -28,7 +28,7 @@ pub enum Command {
 pub enum Format {
     /// The caption alone; with several files `path<TAB>caption`
     Text,
-    /// One JSON object a line for each file
+    /// One JSON object a line for each file; one that fails has `file` and `error` in it, and no `caption`
     Json,
 }
 
@@ -40,7 +40,8 @@ Examples:
   mils caption photo.jpg --report run.html --trace run.jsonl
   mils caption photo.jpg --pack ~/my-pack     (a folder with a pack.toml)
 
-The caption goes to stdout, everything else to stderr.
+The caption goes to stdout, everything else to stderr. A file that fails does not stop the others.
+With --format json a file that fails is {\"file\": …, \"error\": …}.
 Exit codes: 0 done, 1 a file or a model failed, 2 wrong usage, 130 interrupted (the best so far is printed).";
 
 /// `mils caption`.
@@ -56,19 +57,19 @@ pub struct CaptionArgs {
     pub pack: String,
 
     /// Most steps; 0 takes the best of the initial set [default: the pack's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    #[arg(long, value_name = "N", value_parser = number(0..=10_000), allow_negative_numbers = true)]
     pub steps: Option<u32>,
 
     /// Texts that go back to the language model in each step [default: the pack's]
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "K", value_parser = number(1..=10_000), allow_negative_numbers = true)]
     pub keep: Option<u32>,
 
     /// Texts asked for in each step [default: the pack's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", value_parser = number(1..=100_000), allow_negative_numbers = true)]
     pub propose: Option<u32>,
 
     /// Sampling temperature of the language model, 0 to 10 [default: the pack's]
-    #[arg(long, value_name = "T", value_parser = temperature)]
+    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
 
     /// Seed; the same seed gives the same run
@@ -98,6 +99,67 @@ pub struct CaptionArgs {
     /// Print nothing but results and errors
     #[arg(long, short)]
     pub quiet: bool,
+}
+
+impl CaptionArgs {
+    /// What can only be told of several arguments together: no output may go over an input or another output.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn check(&self) -> Result<(), String> {
+        if self.files.iter().any(|f| f.as_os_str() == "-") {
+            return Err("pictures are not read from standard input; name files (`./-` for a file of that name)".into());
+        }
+        for (flag, output) in [("--trace", &self.trace), ("--report", &self.report)] {
+            let Some(output) = output else { continue };
+            if let Some(file) = self.files.iter().find(|f| same_file(f, output)) {
+                return Err(format!("{flag} would overwrite the picture {}", file.display()));
+            }
+        }
+        match (&self.trace, &self.report) {
+            (Some(trace), Some(report)) if same_file(trace, report) => {
+                Err(format!("--trace and --report are the same file: {}", report.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether two paths lead to one file that writing to one would change under the other. Devices have no content to
+/// lose.
+fn same_file(a: &Path, b: &Path) -> bool {
+    if std::fs::metadata(a).is_ok_and(|m| !m.is_file()) {
+        return false;
+    }
+    match (real(a), real(b)) {
+        (Some(a), Some(b)) => a == b || same_inode(&a, &b),
+        _ => false,
+    }
+}
+
+/// The path without links; of a file that is yet to be made, by its folder's.
+fn real(path: &Path) -> Option<PathBuf> {
+    std::fs::canonicalize(path).ok().or_else(|| {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        Some(std::fs::canonicalize(folder).ok()?.join(path.file_name()?))
+    })
+}
+
+/// Hard links.
+#[cfg(unix)]
+fn same_inode(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |p: &Path| std::fs::metadata(p).ok().map(|m| (m.dev(), m.ino()));
+    id(a).is_some() && id(a) == id(b)
+}
+
+#[cfg(not(unix))]
+fn same_inode(_: &Path, _: &Path) -> bool {
+    false
+}
+
+fn number(range: std::ops::RangeInclusive<i64>) -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(range)
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

@@ -1,15 +1,15 @@
 //! `mils caption`: files in, captions out, whatever happens in between.
 
 use crate::args::{CaptionArgs, Format};
-use crate::report::{FileReport, Report};
+use crate::report::{self, FileReport, Report};
 use crate::session::{Options, Run, Session};
-use crate::show::{Display, one_line};
+use crate::show::{Display, one_line, tell};
 use crate::trace::Trace;
 use anyhow::{Context, Result, bail};
 use mils_media::{DecodeLimits, RgbImage};
 use mils_models::Pack;
 use mils_optim::{Candidate, Event, StepRecord, StoppedBy};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -44,135 +44,181 @@ fn on_ctrl_c() -> Result<Arc<AtomicBool>> {
 /// Runs the command.
 ///
 /// # Errors
-/// If the models cannot be loaded, or a trace, a report or stdout cannot be written. Files that fail are reported on
-/// stderr and in the exit code.
+/// If the models cannot be loaded, or a report or stdout cannot be written. Files that fail, and a trace that fails
+/// midway, are reported on stderr and in the exit code.
 pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
     let pack = Pack::find(&args.pack)?;
     let cancel = on_ctrl_c()?;
-    let mut display = Display::new(args.quiet, args.verbose);
-    // With one file there is nothing to do if it cannot be read: say so before loading models.
-    let mut first = Some(read(&args.files[0]));
-    if args.files.len() == 1
-        && let Some(Err(error)) = &first
-    {
-        display.finish();
-        fail(&args.files[0], error);
-        return Ok(ExitCode::FAILURE);
-    }
-    let options = Options {
-        steps: args.steps.map(|n| n as usize),
-        keep: args.keep.map(|n| n as usize),
-        propose: args.propose.map(|n| n as usize),
-        temperature: args.temperature,
-        seed: args.seed,
-        cancel: Arc::clone(&cancel),
-        ..Options::default()
-    };
-    if let Some(path) = &args.report {
-        check_report(path)?;
-    }
-    let mut session = Session::open(pack, &options, args.backend, &mut |what| display.say(what))?;
-    let mut trace = args.trace.as_deref().map(|path| Trace::create(path, &session)).transpose()?;
-    let mut report = Report::default();
-    let mut failures = 0;
-    for file in &args.files {
-        if cancel.load(Ordering::SeqCst) {
-            break;
-        }
-        let image = first.take().unwrap_or_else(|| read(file));
-        let name = file.display().to_string();
-        display.begin(&name, session.config.steps);
-        if let Some(trace) = &mut trace {
-            trace.file(&name)?;
-        }
-        let result = image.and_then(|image| {
-            let (run, steps) = one(&mut session, &image, &display, trace.as_mut(), &cancel)?;
-            Ok((image, run, steps))
-        });
-        match result {
-            Ok((image, run, steps)) => {
-                let printed = display.bar_suspend(|| print(args, &name, &session, &run));
-                if let Some(trace) = &mut trace {
-                    trace.end(&run)?;
-                }
-                if args.report.is_some() {
-                    report.files.push(FileReport::new(&name, &image, &run, &steps, &session)?);
-                }
-                match printed {
-                    // Whoever read our output has seen enough; the trace and the report are still wanted.
-                    Err(error) if is_broken_pipe(&error) => break,
-                    printed => printed?,
-                }
-            }
-            Err(error) => {
-                failures += 1;
-                display.bar_suspend(|| fail(file, &error));
-                if let Some(trace) = &mut trace {
-                    trace.failed(&one_line(&error))?;
-                }
-            }
-        }
-    }
-    display.finish();
-    if let Some(path) = args.report.as_ref().filter(|_| !report.files.is_empty()) {
-        report.write(path, &session)?;
-        if !args.quiet {
-            anstream::eprintln!("report: {}", path.display());
-        }
-    }
-    Ok(if cancel.load(Ordering::SeqCst) {
-        ExitCode::from(INTERRUPTED)
-    } else if failures > 0 {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    let display = Display::new(args.quiet, args.verbose);
+    let mut job = Job { args, cancel, display, trace: None, report: Report::default(), failed: false };
+    let result = job.run(pack);
+    job.display.finish();
+    result
 }
 
-/// A report that cannot be written should be known before the work, not after it.
-fn check_report(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    if path.is_dir() {
-        bail!("cannot write the report {}: it is a folder", path.display());
+/// One call of the command.
+struct Job<'a> {
+    args: &'a CaptionArgs,
+    cancel: Arc<AtomicBool>,
+    display: Display,
+    trace: Option<Trace>,
+    report: Report,
+    /// Something failed that did not stop the rest.
+    failed: bool,
+}
+
+impl Job<'_> {
+    fn run(&mut self, pack: Pack) -> Result<ExitCode> {
+        let args = self.args;
+        // Whatever is known to fail is said before models are loaded: a single picture that cannot be read, and
+        // outputs that cannot be written.
+        let mut first = Some(read(&args.files[0]));
+        if let ([file], Some(Err(error))) = (&args.files[..], &first) {
+            return self.fail(file, error).map(|()| ExitCode::FAILURE);
+        }
+        if let Some(path) = &args.report {
+            report::check(path)?;
+        }
+        self.trace = args.trace.as_deref().map(Trace::open).transpose()?;
+        let Some(mut session) = self.open(pack)? else { return Ok(ExitCode::from(INTERRUPTED)) };
+        self.trace(|trace| trace.begin(&session));
+        let mut printed = Ok(());
+        for file in &args.files {
+            // Where a result cannot be printed, no further one can.
+            if self.cancelled() || printed.is_err() {
+                break;
+            }
+            let image = first.take().unwrap_or_else(|| read(file));
+            printed = self.file(&mut session, file, image);
+        }
+        self.display.finish();
+        // The trace and the report are wanted even when whoever read the results has seen enough.
+        let reported = self.write_report(&session);
+        match printed {
+            Err(error) if is_broken_pipe(&error) => {}
+            printed => printed?,
+        }
+        reported?;
+        Ok(if self.cancelled() {
+            ExitCode::from(INTERRUPTED)
+        } else if self.failed {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
     }
-    tempfile::tempfile_in(folder).map(drop).with_context(|| format!("cannot write the report {}", path.display()))
+
+    fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::SeqCst)
+    }
+
+    /// Loads the models; `None` if that was interrupted, when there is no best so far.
+    fn open(&self, pack: Pack) -> Result<Option<Session>> {
+        let args = self.args;
+        let options = Options {
+            steps: args.steps.map(|n| n as usize),
+            keep: args.keep.map(|n| n as usize),
+            propose: args.propose.map(|n| n as usize),
+            temperature: args.temperature,
+            seed: args.seed,
+            cancel: Arc::clone(&self.cancel),
+            ..Options::default()
+        };
+        match Session::open(pack, &options, args.backend, &mut |what| self.display.say(what)) {
+            Err(_) if self.cancelled() => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    /// One file, from reading to printing.
+    ///
+    /// # Errors
+    /// If the result cannot be printed. A file that fails is no error here.
+    fn file(&mut self, session: &mut Session, file: &Path, image: Result<RgbImage>) -> Result<()> {
+        let name = file.display().to_string();
+        self.display.begin(&name, session.config.steps);
+        self.trace(|trace| trace.file(&name));
+        let done = image.and_then(|image| {
+            let (run, steps) = self.caption(session, &image)?;
+            Ok((image, run, steps))
+        });
+        let (image, run, steps) = match done {
+            Ok(done) => done,
+            Err(error) => {
+                self.trace(|trace| trace.failed(&one_line(&error)));
+                return self.fail(file, &error);
+            }
+        };
+        self.trace(|trace| trace.end(&run));
+        let line = match self.args.format {
+            Format::Text if self.args.files.len() == 1 => run.outcome.best.text.clone(),
+            Format::Text => format!("{name}\t{}", run.outcome.best.text),
+            Format::Json => result(&name, session, &run).to_string(),
+        };
+        let printed = self.print(&line);
+        if self.args.report.is_some() {
+            self.report.files.push(FileReport::new(&name, &image, &run, &steps, session)?);
+        }
+        printed
+    }
+
+    /// Runs the loop on one picture, with the display and the trace looking on.
+    fn caption(&mut self, session: &mut Session, image: &RgbImage) -> Result<(Run, Vec<StepView>)> {
+        let mut steps = Vec::new();
+        let run = session.caption(image, &mut |event| {
+            self.display.event(event);
+            if let Event::StepFinished { record, pool } = event {
+                steps.push(StepView { record: (*record).clone(), pool: pool.to_vec() });
+            }
+            self.trace(|trace| trace.event(event));
+            if self.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok((run, steps))
+    }
+
+    /// Writes to the trace, if there is one. One that cannot be written is said once, and captions go on without it.
+    fn trace(&mut self, write: impl FnOnce(&mut Trace) -> Result<()>) {
+        let Some(Err(error)) = self.trace.as_mut().map(write) else { return };
+        self.trace = None;
+        self.failed = true;
+        self.display.bar_suspend(|| tell(&format!("mils: {}; going on without it", one_line(&error))));
+    }
+
+    /// Says that a file failed; in JSON also to whoever reads the results.
+    fn fail(&mut self, file: &Path, error: &anyhow::Error) -> Result<()> {
+        self.failed = true;
+        let (name, error) = (file.display().to_string(), one_line(error));
+        self.display.bar_suspend(|| tell(&format!("mils: {name}: {error}")));
+        match self.args.format {
+            Format::Text => Ok(()),
+            Format::Json => self.print(&json!({"file": name, "error": error}).to_string()),
+        }
+    }
+
+    /// A line on stdout.
+    fn print(&self, line: &str) -> Result<()> {
+        self.display.bar_suspend(|| {
+            let mut out = std::io::stdout().lock();
+            writeln!(out, "{line}").and_then(|()| out.flush()).context("cannot print the result")
+        })
+    }
+
+    fn write_report(&self, session: &Session) -> Result<()> {
+        let Some(path) = self.args.report.as_ref().filter(|_| !self.report.files.is_empty()) else { return Ok(()) };
+        self.report.write(path, session)?;
+        if !self.args.quiet {
+            tell(&format!("report: {}", path.display()));
+        }
+        Ok(())
+    }
 }
 
 fn read(file: &Path) -> Result<RgbImage> {
-    Ok(mils_media::decode_image(file, &DecodeLimits::default())?)
-}
-
-fn fail(file: &Path, error: &anyhow::Error) {
-    anstream::eprintln!("mils: {}: {}", file.display(), one_line(error));
-}
-
-/// One picture. A trace that cannot be written ends the run: its user asked for all of it.
-fn one(
-    session: &mut Session,
-    image: &RgbImage,
-    display: &Display,
-    mut trace: Option<&mut Trace>,
-    cancel: &AtomicBool,
-) -> Result<(Run, Vec<StepView>)> {
-    let mut steps = Vec::new();
-    let mut problem = None;
-    let run = session.caption(image, &mut |event| {
-        display.event(event);
-        if let Event::StepFinished { record, pool } = event {
-            steps.push(StepView { record: (*record).clone(), pool: pool.to_vec() });
-        }
-        if let Some(trace) = trace.as_deref_mut()
-            && let Err(error) = trace.event(event)
-        {
-            problem = Some(error);
-            return ControlFlow::Break(());
-        }
-        if cancel.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    match problem {
-        Some(error) => Err(error),
-        None => Ok((run, steps)),
+    // Opening a pipe waits for its writer, and a device may have no end.
+    if std::fs::metadata(file).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+        bail!("not a regular file; pictures are not read from pipes and devices, save this one to a file");
     }
+    Ok(mils_media::decode_image(file, &DecodeLimits::default())?)
 }
 
 /// Whether whoever read our output has gone.
@@ -181,35 +227,27 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// The result on stdout.
-fn print(args: &CaptionArgs, file: &str, session: &Session, run: &Run) -> Result<()> {
+/// The result of a file as JSON.
+fn result(file: &str, session: &Session, run: &Run) -> Value {
     let outcome = &run.outcome;
-    let mut out = std::io::stdout().lock();
-    match args.format {
-        Format::Text if args.files.len() == 1 => writeln!(out, "{}", outcome.best.text)?,
-        Format::Text => writeln!(out, "{file}\t{}", outcome.best.text)?,
-        Format::Json => {
-            let counts = &outcome.counts;
-            let value = json!({
-                "file": file,
-                "caption": outcome.best.text,
-                "score": outcome.best.score,
-                "steps": outcome.steps.len() - 1,
-                "stopped_by": outcome.stopped_by,
-                "counts": {
-                    "scored": counts.scored, "cache_hits": counts.memo_hits, "unusable": counts.unusable,
-                    "prompt_tokens": counts.usage.prompt_tokens, "reused_tokens": counts.usage.reused_tokens,
-                    "generated_tokens": counts.usage.generated_tokens,
-                },
-                "seconds": run.seconds,
-                "models": session.names,
-                "settings": session.config,
-                "temperature": session.temperature,
-                "sampling": session.sampling,
-                "interrupted": outcome.stopped_by == StoppedBy::Interrupted,
-            });
-            writeln!(out, "{value}")?;
-        }
-    }
-    Ok(out.flush()?)
+    let counts = &outcome.counts;
+    json!({
+        "file": file,
+        "caption": outcome.best.text,
+        "score": outcome.best.score,
+        // Without the initial set's.
+        "steps": outcome.steps.len().saturating_sub(1),
+        "stopped_by": outcome.stopped_by,
+        "counts": {
+            "scored": counts.scored, "cache_hits": counts.memo_hits, "unusable": counts.unusable,
+            "prompt_tokens": counts.usage.prompt_tokens, "reused_tokens": counts.usage.reused_tokens,
+            "generated_tokens": counts.usage.generated_tokens,
+        },
+        "seconds": run.seconds,
+        "models": session.names,
+        "settings": session.config,
+        "temperature": session.temperature,
+        "sampling": session.sampling,
+        "interrupted": outcome.stopped_by == StoppedBy::Interrupted,
+    })
 }

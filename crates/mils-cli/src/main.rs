@@ -1,6 +1,7 @@
 //! The `mils` command. Exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted.
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use mils_cli::args::{Cli, Command};
 use mils_cli::caption::is_broken_pipe;
 use std::io::Write;
@@ -8,7 +9,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Caption(args) => mils_cli::caption::run(&args),
+        Command::Caption(args) => {
+            if let Err(problem) = args.check() {
+                Cli::command().error(ErrorKind::ArgumentConflict, problem).exit();
+            }
+            mils_cli::caption::run(&args)
+        }
         Command::Packs => packs(),
     };
     match result {
@@ -16,7 +22,7 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough: no failure of ours.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            anstream::eprintln!("mils: {}", mils_cli::show::one_line(&error));
+            mils_cli::show::tell(&format!("mils: {}", mils_cli::show::one_line(&error)));
             ExitCode::FAILURE
         }
     }

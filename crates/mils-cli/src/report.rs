@@ -2,7 +2,7 @@
 
 use crate::caption::StepView;
 use crate::session::{Run, Session};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use image::imageops::FilterType;
@@ -207,20 +207,39 @@ impl Report {
             version => env!("CARGO_PKG_VERSION"),
         })?;
         let place = || format!("cannot write the report {}", path.display());
-        let folder = match path.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
-        let mut file = tempfile::Builder::new().prefix(".mils-report").tempfile_in(folder).with_context(place)?;
-        file.write_all(html.as_bytes()).with_context(place)?;
-        let kept = file.persist(path).map_err(|e| e.error).with_context(place)?;
-        // Temporary files are private; a report is an ordinary file.
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            kept.set_permissions(std::fs::Permissions::from_mode(0o644)).with_context(place)?;
+        // A device or a pipe is written to; put in its place, the report would destroy it.
+        if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+            return std::fs::write(path, html).with_context(place);
         }
-        drop(kept);
+        // A link stays one.
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".mils-report");
+        // Temporary files are private; a report is an ordinary file, as the user's umask has it.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder(&target)).with_context(place)?;
+        file.write_all(html.as_bytes()).with_context(place)?;
+        file.persist(&target).map_err(|e| e.error).with_context(place)?;
         Ok(())
     }
+}
+
+/// Whether a report could be written here; asked before the work, not after it.
+///
+/// # Errors
+/// If it could not.
+pub fn check(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => bail!("cannot write the report {}: it is a folder", path.display()),
+        Ok(meta) if !meta.is_file() => Ok(()),
+        _ => tempfile::tempfile_in(folder(path))
+            .map(drop)
+            .with_context(|| format!("cannot write the report {}", path.display())),
+    }
+}
+
+/// The folder that a path is in.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }

@@ -7,7 +7,7 @@ use mils_gpu::Gpu;
 use mils_graph::Backend;
 use mils_llm::{LlamaGenerator, LlamaOptions};
 use mils_media::RgbImage;
-use mils_models::Pack;
+use mils_models::{LoopSettings, Pack};
 use mils_optim::prompt::PromptTemplate;
 use mils_optim::{
     BoxError, Config, Event, Feedback, Generator, Optimizer, Outcome, Proposals, Request, Scorer, relative_labels,
@@ -16,7 +16,7 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Where the encoder runs.
@@ -46,9 +46,12 @@ pub struct Options {
     pub seed: u64,
     /// What the generator gets to see; other than true for ablations only.
     pub feedback: Feedback,
-    /// Set to end a generation early.
+    /// Set to end the loading or a generation early.
     pub cancel: Arc<AtomicBool>,
 }
+
+/// Is given the language model and each request of the loop, and answers in its place.
+pub type Between<'a> = dyn FnMut(&mut dyn Generator, &Request<'_>) -> Result<Proposals, BoxError> + 'a;
 
 /// Names of what took part in a run.
 #[derive(Clone, Debug, Serialize)]
@@ -147,46 +150,29 @@ impl Session {
     /// Loads everything that a pack names. `say` is told what is going on.
     ///
     /// # Errors
-    /// If a file is missing or damaged, or a device cannot be had.
+    /// If a file is missing or damaged, a device cannot be had, or the loading was cancelled.
     pub fn open(pack: Pack, options: &Options, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<Self> {
         let begin = Instant::now();
         let (backend, chosen) = open_backend(backend)?;
         say(&format!("encoder on {chosen}"));
         let initial = pack.initial_texts()?;
-        let settings = &pack.settings;
-        let config = Config {
-            steps: options.steps.unwrap_or(settings.steps),
-            keep: options.keep.unwrap_or(settings.keep),
-            propose: options.propose.unwrap_or(settings.propose),
-            seed: options.seed,
-            label_scale: settings.label_scale,
-            patience: (settings.patience > 0).then_some(settings.patience),
-            feedback: options.feedback,
-        };
-        let temperature = options.temperature.unwrap_or(settings.temperature);
+        let config = config(&pack.settings, options);
+        let temperature = options.temperature.unwrap_or(pack.settings.temperature);
         // Checked first: it is quick, and a damaged file should not cost the loading of a large language model.
         let files = ClipFiles::open(&pack.scorer_path())?;
         say("loading the language model");
-        let template = PromptTemplate::new(&pack.prompt.system, &pack.prompt.user)
-            .with_context(|| format!("pack `{}`", pack.name))?;
-        let llama = LlamaOptions {
-            context: pack.generator.context,
-            sequences: pack.generator.sequences,
-            lines: pack.generator.lines,
-            temperature,
-            top_p: settings.top_p,
-            cancel: Arc::clone(&options.cancel),
-            ..LlamaOptions::default()
-        };
         let sampling = Sampling {
-            top_p: settings.top_p,
+            top_p: pack.settings.top_p,
             sequences: pack.generator.sequences,
             lines: pack.generator.lines,
             context: pack.generator.context,
         };
-        let generator = LlamaGenerator::open(&pack.generator_path(), llama, template)?;
+        let generator = open_generator(&pack, sampling, temperature, &options.cancel)?;
+        let unless_cancelled = || if options.cancel.load(Ordering::SeqCst) { bail!("cancelled") } else { Ok(()) };
+        unless_cancelled()?;
         say("loading the encoder");
         let mut encoder = files.load(&*backend)?;
+        unless_cancelled()?;
         say(&format!("embedding {} initial texts", initial.len()));
         let initial_rows = encoder.embed_texts(&initial)?;
         let initial_index = initial.iter().enumerate().map(|(i, t)| (t.clone(), i)).collect();
@@ -223,14 +209,14 @@ impl Session {
         self.run(image, None, observer)
     }
 
-    /// As [`Session::caption`], with another generator in the language model's place: for ablations.
+    /// As [`Session::caption`], with `between` standing between the loop and the language model: for ablations.
     ///
     /// # Errors
-    /// As [`Session::caption`].
+    /// As [`Session::caption`], and whatever `between` fails with.
     pub fn run(
         &mut self,
         image: &RgbImage,
-        other: Option<&mut dyn Generator>,
+        between: Option<&mut Between<'_>>,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
     ) -> Result<Run> {
         let begin = Instant::now();
@@ -244,21 +230,59 @@ impl Session {
             index: &self.initial_index,
             seconds: 0.0,
         };
-        let inner: &mut dyn Generator = match other {
-            Some(other) => other,
-            None => &mut self.generator,
-        };
-        let mut generator = Timed { inner, seconds: 0.0 };
+        let mut generator = Timed { inner: &mut self.generator, between, seconds: 0.0 };
         let outcome = Optimizer::new(self.config.clone()).run(&self.initial, &mut generator, &mut scorer, observer)?;
         (seconds.generate, seconds.score) = (generator.seconds, scorer.seconds);
         seconds.total = begin.elapsed().as_secs_f64();
         Ok(Run { outcome, seconds })
     }
 
+    /// Scores of texts with a picture: cosine of their embeddings, -1 to 1.
+    ///
+    /// # Errors
+    /// If the encoder fails.
+    pub fn score(&mut self, image: &RgbImage, texts: &[String]) -> Result<Vec<f32>> {
+        let image = self.encoder.embed_images(std::slice::from_ref(image))?;
+        let rows = self.encoder.embed_texts(texts)?;
+        Ok((0..texts.len()).map(|i| image.dot(0, &rows, i)).collect())
+    }
+
+    /// The texts that a run starts from.
+    pub fn initial(&self) -> &[String] {
+        &self.initial
+    }
+
     /// Labels for showing scores to people, as the language model sees them.
     pub fn labels(&self, scores: &[f32]) -> Vec<u32> {
         relative_labels(scores, self.config.label_scale)
     }
+}
+
+/// The pack's settings with what the command line says over them.
+fn config(settings: &LoopSettings, options: &Options) -> Config {
+    Config {
+        steps: options.steps.unwrap_or(settings.steps),
+        keep: options.keep.unwrap_or(settings.keep),
+        propose: options.propose.unwrap_or(settings.propose),
+        seed: options.seed,
+        label_scale: settings.label_scale,
+        patience: (settings.patience > 0).then_some(settings.patience),
+        feedback: options.feedback,
+    }
+}
+
+fn open_generator(
+    pack: &Pack,
+    sampling: Sampling,
+    temperature: f32,
+    cancel: &Arc<AtomicBool>,
+) -> Result<LlamaGenerator> {
+    let Sampling { top_p, sequences, lines, context } = sampling;
+    let template =
+        PromptTemplate::new(&pack.prompt.system, &pack.prompt.user).with_context(|| format!("pack `{}`", pack.name))?;
+    let cancel = Arc::clone(cancel);
+    let options = LlamaOptions { context, sequences, lines, temperature, top_p, cancel, ..LlamaOptions::default() };
+    Ok(LlamaGenerator::open(&pack.generator_path(), options, template)?)
 }
 
 /// Cosine of texts with one picture; the initial set's embeddings are there already.
@@ -291,15 +315,20 @@ impl Scorer for ImageScorer<'_> {
     }
 }
 
-struct Timed<'a> {
+/// The language model, timed, with what may stand before it.
+struct Timed<'a, 'b> {
     inner: &'a mut dyn Generator,
+    between: Option<&'a mut Between<'b>>,
     seconds: f64,
 }
 
-impl Generator for Timed<'_> {
+impl Generator for Timed<'_, '_> {
     fn propose(&mut self, request: &Request<'_>) -> Result<Proposals, BoxError> {
         let begin = Instant::now();
-        let proposals = self.inner.propose(request);
+        let proposals = match &mut self.between {
+            Some(between) => between(self.inner, request),
+            None => self.inner.propose(request),
+        };
         self.seconds += begin.elapsed().as_secs_f64();
         proposals
     }

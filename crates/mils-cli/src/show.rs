@@ -3,7 +3,7 @@
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mils_optim::{Candidate, Event, StepRecord};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 /// Rows of the score table.
@@ -23,6 +23,11 @@ pub fn one_line(error: &anyhow::Error) -> String {
         }
     }
     parts.join(": ")
+}
+
+/// A line on stderr. Where that is closed or full, nobody is left to tell.
+pub fn tell(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 /// Shows the progress of one or several files.
@@ -56,7 +61,7 @@ impl Display {
 
     /// Prints lines above the progress line.
     pub fn line(&self, text: &str) {
-        self.bar.suspend(|| anstream::eprintln!("{text}"));
+        self.bar.suspend(|| tell(text));
     }
 
     /// Does something that prints, with the progress line out of the way.

@@ -1,13 +1,14 @@
 //! The trace: one JSON object a line, written as the run goes.
 //!
 //! Records have a `type`: `run` (settings and models), `file`, `scored` (a text with its score and the step that
-//! brought it), `unusable` (what was said and why it was not scored), `step` (summary), `end`, `failed`.
+//! brought it), `unusable` (what was said and why it was not scored), `step` (summary), `end`, `failed`. A run's
+//! `scored` and `unusable` records add up to the counts in its `end`, also when it was interrupted.
 
 use crate::session::{ModelNames, Run, Session};
 use anyhow::{Context, Result};
 use mils_optim::Event;
 use serde_json::{Value, json};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -18,20 +19,33 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Begins a trace.
+    /// Opens the file, so that one that cannot be written is known before the work. What it holds stays until
+    /// [`Trace::begin`].
     ///
     /// # Errors
-    /// If the file cannot be written.
-    pub fn create(path: &Path, session: &Session) -> Result<Self> {
-        let out = File::create(path).with_context(|| format!("cannot write the trace {}", path.display()))?;
-        let mut trace = Self { path: path.to_owned(), out: BufWriter::new(out) };
+    /// If the file cannot be opened for writing.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = file.with_context(|| format!("cannot write the trace {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), out: BufWriter::new(file) })
+    }
+
+    /// Begins the trace, in place of what the file held.
+    ///
+    /// # Errors
+    /// If the trace cannot be written.
+    pub fn begin(&mut self, session: &Session) -> Result<()> {
+        let file = self.out.get_ref();
+        // Pipes and devices have no length.
+        if file.metadata().is_ok_and(|m| m.is_file()) {
+            file.set_len(0).with_context(|| format!("cannot write the trace {}", self.path.display()))?;
+        }
         let ModelNames { pack, scorer, generator, backend } = &session.names;
-        trace.write(&json!({
+        self.write(&json!({
             "type": "run", "version": env!("CARGO_PKG_VERSION"), "pack": pack, "scorer": scorer,
             "generator": generator, "backend": backend, "settings": session.config,
             "temperature": session.temperature, "sampling": session.sampling,
-        }))?;
-        Ok(trace)
+        }))
     }
 
     fn write(&mut self, record: &Value) -> Result<()> {
@@ -58,7 +72,7 @@ impl Trace {
     /// If the trace cannot be written.
     pub fn event(&mut self, event: &Event<'_>) -> Result<()> {
         match event {
-            Event::Proposed { step, unusable, .. } => {
+            Event::Proposed { step, unusable, .. } | Event::NotScored { step, unusable } => {
                 for u in *unusable {
                     self.write(&json!({"type": "unusable", "step": step, "text": u.text, "reason": u.reason}))?;
                 }

@@ -5,6 +5,7 @@ use assert_cmd::Command;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 fn mils() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
@@ -141,6 +142,131 @@ fn a_bad_file_does_not_stop_the_others() {
 }
 
 #[test]
+fn json_has_a_line_for_every_file_and_a_picture_given_twice_is_the_same_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("bad.png");
+    fs::write(&bad, "not a picture").unwrap();
+    let sample = &samples()[0];
+    let mut command = caption(sample);
+    command.arg(&bad).arg(dir.path()).arg(sample).args(["--steps", "2", "--format", "json"]);
+    let (code, stdout, stderr) = run(&mut command);
+    assert_eq!(code, 1, "{stderr}");
+    let lines: Vec<Value> = stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let files: Vec<&str> = lines.iter().map(|l| l["file"].as_str().unwrap()).collect();
+    assert_eq!(files, [sample, &bad, dir.path(), sample].map(|p: &Path| p.to_str().unwrap()));
+    for (line, fails) in lines.iter().zip([false, true, true, false]) {
+        assert_eq!((line["error"].is_string(), line["caption"].is_string()), (fails, !fails), "{line}");
+    }
+    assert_eq!((&lines[0]["caption"], &lines[0]["score"]), (&lines[3]["caption"], &lines[3]["score"]));
+    // Alone, too.
+    let (code, stdout, _) = run(caption(&bad).args(["--format", "json"]));
+    let line: Value = serde_json::from_str(&stdout).unwrap();
+    assert!(code == 1 && line["error"].as_str().unwrap().contains("not an image"));
+}
+
+/// Fails after a while instead of waiting forever.
+fn run_within(command: &mut Command) -> (i32, String, String) {
+    run(command.timeout(Duration::from_secs(120)))
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_no_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe.png");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for file in [&pipe, Path::new("/dev/zero"), Path::new("/dev/null")] {
+        let (code, stdout, stderr) = run_within(&mut caption(file));
+        assert_eq!((code, &stdout[..], stderr.lines().count()), (1, "", 1), "{stderr}");
+        assert!(stderr.contains("not a regular file"), "{stderr}");
+    }
+    let (code, _, stderr) = run_within(caption(&samples()[0]).args(["--pack", "/dev/zero"]));
+    assert!(code == 1 && stderr.contains("/dev/zero: is not a file"), "{stderr}");
+}
+
+#[test]
+fn outputs_do_not_go_over_inputs_or_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let picture = dir.path().join("a.png");
+    fs::copy(&samples()[0], &picture).unwrap();
+    let before = fs::read(&picture).unwrap();
+    let link = dir.path().join("link.png");
+    fs::hard_link(&picture, &link).unwrap();
+    let roundabout = dir.path().join("..").join(dir.path().file_name().unwrap()).join("a.png");
+    for flag in ["--report", "--trace"] {
+        for output in [&picture, &link, &roundabout] {
+            if cfg!(unix) || *output != link {
+                let (code, stdout, stderr) = run(caption(&picture).arg(flag).arg(output));
+                assert_eq!((code, &stdout[..]), (2, ""), "{stderr}");
+                assert!(stderr.contains(flag) && stderr.contains("overwrite"), "{stderr}");
+            }
+        }
+    }
+    let both = dir.path().join("both");
+    let (code, _, stderr) = run(caption(&picture).arg("--report").arg(&both).arg("--trace").arg(&both));
+    assert!(code == 2 && stderr.contains("same file") && !both.exists(), "{stderr}");
+    assert_eq!(fs::read(&picture).unwrap(), before);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_report_goes_into_a_device_and_through_a_link_not_over_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (link, target) = (dir.path().join("link.html"), dir.path().join("target.html"));
+    fs::write(&target, "old").unwrap();
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let null = dir.path().join("null.html");
+    std::os::unix::fs::symlink("/dev/null", &null).unwrap();
+    for report in [&link, &null] {
+        assert_eq!(run(caption(&samples()[0]).args(["--steps", "0", "--report"]).arg(report)).0, 0);
+        assert!(report.is_symlink());
+    }
+    assert!(fs::read_to_string(&target).unwrap().contains("<html"));
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_costs_the_trace_and_not_the_caption() {
+    let (code, stdout, stderr) = run(caption(&samples()[0]).args(["--steps", "1", "--trace", "/dev/full"]));
+    assert_eq!((code, stdout.lines().count(), stderr.lines().count()), (1, 1, 1), "{stderr}");
+    assert!(stderr.starts_with("mils: cannot write the trace /dev/full"), "{stderr}");
+}
+
+/// A command with its output to a place that takes none.
+fn into(stdout: std::process::Stdio, arguments: &[&str]) -> (i32, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mils"));
+    command.args(["caption", "--backend", "cpu", "--steps", "1"]).arg(&samples()[0]).args(arguments);
+    let output = command.stdout(stdout).stderr(std::process::Stdio::piped()).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(into(writer.into(), &[]), (0, String::new()));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_result_that_cannot_be_printed_is_an_error_and_the_report_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("r.html");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (code, stderr) = into(full.into(), &["--quiet", "--report", report.to_str().unwrap()]);
+    assert!(code == 1 && stderr.starts_with("mils: cannot print the result"), "{stderr}");
+    assert!(report.exists() && stderr.lines().count() == 1, "{stderr}");
+}
+
+#[test]
+fn without_steps_the_best_of_the_initial_set_is_printed() {
+    let initial = fs::read_to_string(demo().join("pack/initial.txt")).unwrap();
+    let (code, stdout, stderr) = run(caption(&samples()[0]).args(["--steps", "0"]));
+    assert!(code == 0 && initial.lines().any(|l| l == stdout.trim()), "{stdout}{stderr}");
+}
+
+#[test]
 fn bad_pictures_are_named_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str, bytes: &[u8]| {
@@ -182,13 +308,22 @@ fn wrong_usage_is_exit_code_2() {
         &["caption"][..],
         &["caption", "x.png", "--backend", "tpu"],
         &["caption", "x.png", "--keep", "0"],
+        &["caption", "x.png", "--keep", "-1"],
+        &["caption", "x.png", "--propose", "0"],
+        &["caption", "x.png", "--steps", "1000000"],
         &["caption", "x.png", "--temperature", "hot"],
+        &["caption", "x.png", "--temperature", "-1"],
+        &["caption", "x.png", "--temperature", "NaN"],
+        &["caption", "x.png", "--temperature", "inf"],
+        &["caption", "-"],
         &["describe", "x.png"],
         &[],
     ] {
         assert_eq!(run(mils().args(arguments)).0, 2, "{arguments:?}");
     }
-    assert!(run(mils().args(["caption", "--help"])).1.contains("Examples:"));
+    assert!(run(mils().args(["caption", "-"])).2.contains("standard input"));
+    let help = run(mils().args(["caption", "--help"])).1;
+    assert!(help.contains("Examples:") && help.contains("\"error\""), "{help}");
 }
 
 #[test]
@@ -228,6 +363,9 @@ fn bad_packs_are_named_in_one_line() {
         },
         &["generator.gguf", "damaged"],
     );
+    damage(&|dir| edit_gguf(dir, "\x05\0\0\0\0\0\0\0llama", "\x05\0\0\0\0\0\0\0llamy"), &["generator.gguf", "`llamy`"]);
+    damage(&|dir| edit_gguf(dir, "tokenizer.chat_template", "tokenizer.chat_templete"), &["no chat template"]);
+    damage(&|dir| edit_gguf(dir, "tokenizer.ggml.model", "tokenizer.ggml.modul"), &["generator.gguf", "no tokenizer"]);
     damage(
         &|dir| {
             let file = dir.join("clip/model.safetensors");
@@ -236,6 +374,16 @@ fn bad_packs_are_named_in_one_line() {
         },
         &["model.safetensors", "not a complete"],
     );
+}
+
+/// Rewrites a text in the generator's header with one as long.
+fn edit_gguf(dir: &Path, from: &str, to: &str) {
+    assert_eq!(from.len(), to.len());
+    let file = dir.join("generator.gguf");
+    let mut bytes = fs::read(&file).unwrap();
+    let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
+    bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    fs::write(&file, bytes).unwrap();
 }
 
 /// Rewrites the tensors' names and shapes in a safetensors header.
@@ -254,12 +402,15 @@ fn edit_header(dir: &Path, from: &str, to: &str) {
 
 #[test]
 fn tensors_that_are_missing_left_over_or_misshapen_are_named() {
-    let config = |dir: &Path, from: &str, to: &str| {
-        let file = dir.join("clip/config.json");
-        let text = fs::read_to_string(&file).unwrap();
-        assert!(text.contains(from));
-        fs::write(&file, text.replacen(from, to, 1)).unwrap();
+    // Whatever shape the bundled model has: a figure of its configuration, changed by so much.
+    let whole: Value = serde_json::from_slice(&fs::read(demo().join("pack/clip/config.json")).unwrap()).unwrap();
+    let figure = |place: &str| whole.pointer(place).unwrap().as_i64().unwrap();
+    let config = |dir: &Path, place: &str, by: i64| {
+        let mut changed = whole.clone();
+        *changed.pointer_mut(place).unwrap() = (figure(place) + by).into();
+        fs::write(dir.join("clip/config.json"), changed.to_string()).unwrap();
     };
+    let layers = "/text_config/num_hidden_layers";
     let damage = |change: &dyn Fn(&Path), says: &[&str]| {
         let dir = pack();
         change(dir.path());
@@ -269,12 +420,12 @@ fn tensors_that_are_missing_left_over_or_misshapen_are_named() {
         &|d| edit_header(d, "\"text_projection.weight\"", "\"text_projektion.weight\""),
         &["text_projektion.weight", "do not belong"],
     );
-    damage(
-        &|d| config(d, "\"projection_dim\": 192", "\"projection_dim\": 191"),
-        &["projection", "should be", "191", "192"],
-    );
-    damage(&|d| config(d, "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4"), &["layers.3", "is missing"]);
-    damage(&|d| config(d, "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2"), &["layers.2", "do not belong"]);
+    let width = figure("/projection_dim");
+    let (found, expected) = (width.to_string(), (width - 1).to_string());
+    damage(&|d| config(d, "/projection_dim", -1), &["projection", "should be", &expected, &found]);
+    let (last, next) = (format!("layers.{}", figure(layers) - 1), format!("layers.{}", figure(layers)));
+    damage(&|d| config(d, layers, 1), &[&next, "is missing"]);
+    damage(&|d| config(d, layers, -1), &[&last, "do not belong"]);
 }
 
 #[test]
@@ -294,8 +445,23 @@ fn a_gpu_that_is_not_there_is_said() {
 
 #[test]
 fn an_unwritable_report_or_trace_is_said() {
-    fails(caption(&samples()[0]).args(["--trace", "/nonexistent/t.jsonl"]), 1, &["cannot write the trace"]);
-    fails(caption(&samples()[0]).args(["--report", "/nonexistent/r.html"]), 1, &["cannot write the report"]);
+    // Known before the models are loaded: with a pack that cannot be, the output is what is complained of.
+    let pack = pack();
+    fs::write(pack.path().join("generator.gguf"), "This is no model.").unwrap();
+    for (flag, file, says) in [
+        ("--trace", "/nonexistent/t.jsonl", "cannot write the trace"),
+        ("--report", "/nonexistent/r.html", "cannot write the report"),
+    ] {
+        fails(caption(&samples()[0]).args([flag, file]).arg("--pack").arg(pack.path()), 1, &[says]);
+    }
+    // And what an earlier run left is not lost to a run that never began.
+    let trace = pack.path().join("t.jsonl");
+    fs::write(&trace, "old").unwrap();
+    fails(caption(&samples()[0]).arg("--trace").arg(&trace).arg("--pack").arg(pack.path()), 1, &["not a GGUF"]);
+    assert_eq!(fs::read_to_string(&trace).unwrap(), "old");
+    let mut command = caption(&samples()[0]);
+    assert_eq!(run(command.args(["--steps", "0", "--trace"]).arg(&trace)).0, 0);
+    assert!(fs::read_to_string(&trace).unwrap().lines().all(|l| serde_json::from_str::<Value>(l).is_ok()));
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub struct LlamaOptions {
     pub threads: Option<usize>,
     /// Layers on the GPU, where llama.cpp was built for one.
     pub gpu_layers: u32,
-    /// Set by another thread to end a generation early; what is complete by then is returned.
+    /// Set by another thread to end the loading or a generation early; what is complete by then is returned.
     pub cancel: Arc<AtomicBool>,
 }
 
@@ -93,6 +93,9 @@ pub enum LlamaError {
     /// The prompt template cannot be filled.
     #[error(transparent)]
     Prompt(#[from] PromptError),
+    /// [`LlamaOptions::cancel`] was set while the model was loaded.
+    #[error("cancelled")]
+    Cancelled,
     /// The thread that owns the model has ended.
     #[error("the generator's thread has ended")]
     Gone,
@@ -111,16 +114,17 @@ impl LlamaGenerator {
     /// Loads a model on a thread of its own.
     ///
     /// # Errors
-    /// If the file is missing, is no GGUF, is damaged, has no chat template, or an option makes no sense.
+    /// If the file is missing, is no GGUF, is damaged, has no chat template, or an option makes no sense; or if it was
+    /// cancelled.
     pub fn open(path: &Path, options: LlamaOptions, template: PromptTemplate) -> Result<Self, LlamaError> {
         check(&options)?;
-        check_file(path)?;
+        let architecture = check_file(path)?;
         let (commands, inbox) = channel();
         let (ready, opened) = channel();
         let (path, own) = (path.to_owned(), options.clone());
         let thread = std::thread::Builder::new()
             .name("llama".into())
-            .spawn(move || worker::run(&path, &own, &ready, &inbox))
+            .spawn(move || worker::run(&path, &architecture, &own, &ready, &inbox))
             .map_err(|e| LlamaError::Backend(e.to_string()))?;
         let info = opened.recv().map_err(|_| LlamaError::Gone)??;
         Ok(Self { commands: Some(commands), thread: Some(thread), info, options, template })
@@ -154,9 +158,18 @@ fn check(options: &LlamaOptions) -> Result<(), LlamaError> {
     Ok(())
 }
 
-/// Tells a missing, foreign or damaged file before llama.cpp sees it, which would end the process over some.
-fn check_file(path: &Path) -> Result<(), LlamaError> {
+/// Tells a missing, foreign or damaged file before llama.cpp sees it, which would end the process over some. Returns
+/// the architecture.
+fn check_file(path: &Path) -> Result<String, LlamaError> {
     let wrong = |problem: String| LlamaError::Model { path: path.to_owned(), problem };
+    // llama.cpp takes paths as UTF-8.
+    if path.to_str().is_none() {
+        return Err(wrong("llama.cpp cannot open a path that is not UTF-8; rename it".into()));
+    }
+    // Opening a pipe would wait for its writer.
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return Err(wrong("is not a file; name a GGUF model".into()));
+    }
     let file = std::fs::File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => wrong("no such file; name a GGUF model".into()),
         _ => wrong(e.to_string()),

@@ -19,9 +19,9 @@ use mils_optim::prompt::Messages;
 use mils_optim::{Proposals, Usage};
 use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, OnceLock};
 
 /// Tokens that a line may take, and an answer beside its lines.
 const TOKENS_PER_LINE: usize = 64;
@@ -54,11 +54,12 @@ fn backend() -> Result<&'static LlamaBackend, LlamaError> {
 /// Loads the model, reports, and answers until the channel closes.
 pub(crate) fn run(
     path: &Path,
+    architecture: &str,
     options: &LlamaOptions,
     ready: &Sender<Result<ModelInfo, LlamaError>>,
     inbox: &Receiver<Command>,
 ) {
-    let opened = open(path, options);
+    let opened = open(path, architecture, options);
     let (backend, model, template) = match opened {
         Ok(parts) => parts,
         Err(e) => {
@@ -93,12 +94,21 @@ pub(crate) fn run(
 
 type Opened = (&'static LlamaBackend, LlamaModel, String);
 
-fn open(path: &Path, options: &LlamaOptions) -> Result<Opened, LlamaError> {
+fn open(path: &Path, architecture: &str, options: &LlamaOptions) -> Result<Opened, LlamaError> {
     let wrong = |problem: String| LlamaError::Model { path: path.to_owned(), problem };
     let backend = backend()?;
-    let params = LlamaModelParams::default().with_n_gpu_layers(options.gpu_layers);
+    let cancel = Arc::clone(&options.cancel);
+    let params = LlamaModelParams::default()
+        .with_n_gpu_layers(options.gpu_layers)
+        .with_progress_callback(move |_| !cancel.load(Ordering::Relaxed));
     let model = LlamaModel::load_from_file(backend, path, &params).map_err(|_| {
-        wrong("llama.cpp cannot load it: a damaged file, or an architecture newer than this build; get it again".into())
+        if options.cancel.load(Ordering::Relaxed) {
+            return LlamaError::Cancelled;
+        }
+        wrong(format!(
+            "llama.cpp cannot load it: a damaged file, or an architecture (`{architecture}`) newer than this build; \
+             get it again"
+        ))
     })?;
     let template = model
         .chat_template(None)
@@ -177,7 +187,10 @@ impl Worker<'_> {
             wanted -= now;
             let reused = self.prefill(&prompt)?;
             out.usage +=
-                Usage { prompt_tokens: prompt.len() as u64, reused_tokens: reused as u64, generated_tokens: 0 };
+                Usage { prompt_tokens: self.cached.len() as u64, reused_tokens: reused as u64, generated_tokens: 0 };
+            if self.cached.len() < prompt.len() {
+                break;
+            }
             let seeds = (0..now).map(|i| mix(ask.seed, round * 1000 + i as u64)).collect();
             for sequence in self.sample(prompt.len(), seeds)? {
                 out.usage.generated_tokens += sequence.tokens as u64;
@@ -209,7 +222,8 @@ impl Worker<'_> {
         if tokens.is_empty() { Err(LlamaError::ChatTemplate("it gives an empty prompt".into())) } else { Ok(tokens) }
     }
 
-    /// Brings `prompt` into sequence 0. Returns how many of its tokens were there already.
+    /// Brings `prompt` into sequence 0. Returns how many of its tokens were there already. Cancelled between batches,
+    /// it leaves the beginning of the prompt there.
     fn prefill(&mut self, prompt: &[LlamaToken]) -> Result<usize, LlamaError> {
         let shared = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // The last token is decoded in any case: its logits begin every answer.
@@ -220,15 +234,19 @@ impl Worker<'_> {
             self.forget();
         }
         let mut batch = LlamaBatch::new(BATCH, 1);
+        self.cached.truncate(keep);
         for (start, chunk) in prompt.chunks_at(keep, BATCH) {
+            if self.cancelled() {
+                break;
+            }
             batch.clear();
             for (i, &token) in chunk.iter().enumerate() {
                 let at = start + i;
                 batch.add(token, at as i32, &[0], at + 1 == prompt.len()).map_err(failed)?;
             }
             self.context.decode(&mut batch).map_err(failed)?;
+            self.cached.extend_from_slice(chunk);
         }
-        self.cached = prompt.to_vec();
         Ok(keep)
     }
 

@@ -62,7 +62,15 @@ impl Optimizer {
         if fresh.is_empty() {
             return Err(Error::EmptyInitialSet);
         }
+        // Told for completeness; the initial set is scored in any case, since a run has to have a best text.
+        let early = match unusable.as_slice() {
+            [] => ControlFlow::Continue(()),
+            unusable => observer(&Event::NotScored { step: 0, unusable }),
+        };
         let mut flow = run.score(0, &mut fresh, unusable.len(), Usage::default(), scorer, observer)?;
+        if early.is_break() {
+            flow = early;
+        }
         let (mut still, mut barren) = (0, 0);
         let mut stopped_by = StoppedBy::Steps;
         for step in 1..=self.config.steps {
@@ -90,8 +98,7 @@ impl Optimizer {
             let event = Event::Proposed { step, fresh: fresh.len(), unusable: &unusable, usage };
             // Asked before the answer is judged: an answer that was cut short by whoever ends the run may well be empty.
             if observer(&event).is_break() {
-                run.counts.unusable += unusable.len();
-                run.counts.usage += usage;
+                run.abandon(step, fresh, unusable.len(), usage, observer);
                 flow = ControlFlow::Break(());
                 break;
             }
@@ -136,6 +143,25 @@ impl Run<'_> {
             rejected.push(Unusable { text, reason });
         }
         (fresh, rejected)
+    }
+
+    /// The run ends between a step's answer and its scoring: what was said is counted and told all the same.
+    fn abandon(
+        &mut self,
+        step: usize,
+        fresh: Vec<String>,
+        unusable: usize,
+        usage: Usage,
+        observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
+    ) {
+        let reason = UnusableReason::Interrupted;
+        let left: Vec<Unusable> = fresh.into_iter().map(|text| Unusable { text, reason }).collect();
+        self.counts.unusable += unusable + left.len();
+        self.counts.usage += usage;
+        if !left.is_empty() {
+            // It has asked for the end already.
+            let _ = observer(&Event::NotScored { step, unusable: &left });
+        }
     }
 
     fn score(

@@ -77,6 +77,8 @@ pub enum UnusableReason {
     Surplus,
     /// The same text was proposed or scored before.
     Duplicate,
+    /// The run was ended before it could be scored.
+    Interrupted,
 }
 
 /// Something that was said but not scored.
@@ -246,6 +248,14 @@ pub enum Event<'a> {
         /// What it cost.
         usage: Usage,
     },
+    /// Texts that will not be scored, and that no [`Event::Proposed`] told of: repeats and blanks in the initial set,
+    /// and new texts that the end of the run came before.
+    NotScored {
+        /// The step; 0 is the initial set.
+        step: usize,
+        /// The texts, each with its reason.
+        unusable: &'a [Unusable],
+    },
     /// New texts have scores.
     Scored {
         /// The step.
@@ -295,11 +305,16 @@ pub enum Error {
         text: String,
     },
     /// The generator said nothing that can be used.
-    #[error("the generator said nothing usable in step {step}; it said: {said:?}")]
+    #[error("the generator said nothing usable in step {step}; it said: {}", quoted(said))]
     NothingUsable {
         /// The step.
         step: usize,
-        /// The beginning of what it said.
+        /// The beginning of what it said; may be empty.
         said: String,
     },
+}
+
+/// For messages: quoted and escaped, since it comes from a model and goes to a terminal.
+fn quoted(said: &str) -> String {
+    if said.is_empty() { "nothing at all".to_owned() } else { format!("{said:?}") }
 }

@@ -162,6 +162,12 @@ fn a_generator_that_says_nothing_usable_ends_the_run_with_what_it_said() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("nothing usable in step 1") && error.contains("I cannot see images."), "{error}");
+    let mut silent = Closure(|_: &Request<'_>| Proposals::default());
+    let error = Optimizer::new(Config::default())
+        .run(&texts(&["x"]), &mut silent, &mut Closure(|_: &str| 0.5), go)
+        .unwrap_err()
+        .to_string();
+    assert!(error.ends_with("it said: nothing at all"), "{error}");
 }
 
 #[test]
@@ -179,6 +185,40 @@ fn ending_the_run_while_the_generator_is_cut_short_is_no_failure() {
         .unwrap();
     assert_eq!((outcome.stopped_by, outcome.best.text.as_str()), (StoppedBy::Interrupted, "x"));
     assert_eq!((outcome.counts.unusable, outcome.counts.usage), (1, usage));
+}
+
+#[test]
+fn whenever_a_run_is_ended_everything_said_was_told_and_counted() {
+    // Ended at the first, second, … event: whatever the place, the events add up to the counts.
+    for end in 1..14 {
+        let cut = Unusable { text: "a dog on".into(), reason: UnusableReason::Truncated };
+        let mut n = 0;
+        let mut generator = Closure(|_: &Request<'_>| {
+            n += 2;
+            let texts = vec![format!("new {n}"), format!("new {}", n + 1), "x".into()];
+            Proposals { texts, unusable: vec![cut.clone()], ..Proposals::default() }
+        });
+        let (mut events, mut scored, mut unusable) = (0, 0, Vec::new());
+        let see = &mut |e: &Event<'_>| {
+            match e {
+                Event::Proposed { unusable: u, .. } | Event::NotScored { unusable: u, .. } => {
+                    unusable.extend_from_slice(u)
+                }
+                Event::Scored { candidates, .. } => scored += candidates.len(),
+                _ => {}
+            }
+            events += 1;
+            if events >= end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let config = Config { steps: 3, keep: 2, propose: 3, ..Config::default() };
+        let initial = texts(&["x", "y", " x ", ""]);
+        let outcome = Optimizer::new(config).run(&initial, &mut generator, &mut Closure(|_: &str| 0.5), see).unwrap();
+        assert_eq!((outcome.counts.scored, outcome.counts.unusable), (scored, unusable.len()), "ended at event {end}");
+        assert!(scored >= 2, "the initial set is scored in any case");
+        // Event 5 is the first answer: its two new texts are told as left unscored.
+        let left = unusable.iter().filter(|u| u.reason == UnusableReason::Interrupted).count();
+        assert_eq!(left, if end == 5 || end == 9 || end == 13 { 2 } else { 0 }, "ended at event {end}");
+    }
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub struct LoopSettings {
     pub keep: usize,
     /// Texts that are asked for in a step.
     pub propose: usize,
+    /// How often a step may ask, for what repeats and unusable texts leave short.
+    pub asks: usize,
     /// Sampling temperature.
     pub temperature: f32,
     /// Nucleus sampling.
@@ -37,9 +39,9 @@ pub struct LoopSettings {
 }
 
 impl Default for LoopSettings {
-    /// The paper's image captioning.
+    /// The paper's image captioning; what repeats leave short is asked for once more.
     fn default() -> Self {
-        Self { steps: 10, keep: 50, propose: 50, temperature: 0.5, top_p: 0.9, label_scale: 100, patience: 3 }
+        Self { steps: 10, keep: 50, propose: 50, asks: 2, temperature: 0.5, top_p: 0.9, label_scale: 100, patience: 3 }
     }
 }
 
@@ -210,7 +212,7 @@ impl Pack {
 
     /// Numbers that make no sense are found before anything is loaded.
     fn check_settings(&self) -> Result<(), String> {
-        let LoopSettings { steps, keep, propose, temperature, top_p, label_scale, patience: _ } = self.settings;
+        let LoopSettings { steps, keep, propose, asks, temperature, top_p, label_scale, patience: _ } = self.settings;
         let GeneratorFiles { context, sequences, lines, path: _ } = self.generator;
         let within = |name: &str, value: usize, least: usize, most: usize| {
             let fits = (least..=most).contains(&value);
@@ -219,6 +221,7 @@ impl Pack {
         within("loop.steps", steps, 0, 10_000)?;
         within("loop.keep", keep, 1, 10_000)?;
         within("loop.propose", propose, 1, 100_000)?;
+        within("loop.asks", asks, 1, 100)?;
         within("loop.label_scale", label_scale as usize, 1, 10_000)?;
         within("generator.context", context as usize, 64, 1 << 20)?;
         within("generator.sequences", sequences, 1, 255)?;

@@ -7,6 +7,7 @@
 //! assert!(low < 0.75 && high > 0.75);
 //! ```
 
+pub mod lists;
 pub mod quality;
 pub mod recombine;
 pub mod stats;

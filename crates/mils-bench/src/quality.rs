@@ -1,13 +1,13 @@
 //! Caption quality on held-out scenes of the demo world: the loop, and three controls with the same settings.
 
-use crate::recombine::Recombine;
+use crate::recombine::{Quota, Recombine};
 use crate::stats::{interval, mean};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use mils_cli::session::{BackendChoice, Options, Session};
 use mils_demo_world::{Facts, Scene, Split, facts, grammar, render, sample};
 use mils_models::Pack;
-use mils_optim::{Candidate, Event, Feedback, Generator};
+use mils_optim::{Candidate, Event, Feedback, Generator, Request};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -77,6 +77,19 @@ pub struct Figure {
     pub high: f64,
 }
 
+impl Figure {
+    fn of(values: &[f64]) -> Self {
+        let (low, high) = interval(values);
+        Self { mean: mean(values), low, high }
+    }
+}
+
+impl std::fmt::Display for Figure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&format!("{:.3} [{:.3} {:.3}]", self.mean, self.low, self.high))
+    }
+}
+
 /// One row of an arm's table.
 #[derive(Clone, Debug, Serialize)]
 pub struct StepFigures {
@@ -107,6 +120,30 @@ pub struct ArmFigures {
     pub seconds: f64,
 }
 
+/// What the scorer thinks of the truth: tells a scorer that cannot see from a search that cannot find.
+#[derive(Clone, Debug, Serialize)]
+pub struct ScorerFigures {
+    /// Score of the true caption.
+    pub truth: Figure,
+    /// Share of captions with one fact changed that the true caption outscores.
+    pub beats_changes: Figure,
+    /// Share of scenes where the true caption outscores the loop's wrong answer: what a better search would win.
+    pub search_misses: Figure,
+    /// Share of scenes where the loop's wrong answer outscores the truth: what only a better scorer would win.
+    pub scorer_misses: Figure,
+}
+
+/// All that the benchmark measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
+    /// Number of scenes.
+    pub scenes: usize,
+    /// The scorer on the truth.
+    pub scorer: Option<ScorerFigures>,
+    /// The runs.
+    pub arms: Vec<ArmFigures>,
+}
+
 /// Settings of the benchmark.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -120,7 +157,7 @@ pub struct Setup {
     pub backend: BackendChoice,
     /// Steps; the pack's if not given. Runs do not stop early, so that all arms score as many texts as they can.
     pub steps: Option<usize>,
-    /// Arms to run.
+    /// Arms to run, the loop first: the controls score as many texts as it did.
     pub arms: Vec<Arm>,
     /// Print every scene's final caption of the loop beside the truth.
     pub show: bool,
@@ -148,17 +185,32 @@ struct SceneRun {
     caption: String,
 }
 
-fn run_scene(session: &mut Session, arm: Arm, scene: &Scene, seed: u64) -> Result<SceneRun> {
+impl SceneRun {
+    /// New texts scored in each step.
+    fn scored(&self) -> Vec<usize> {
+        self.marks.windows(2).map(|w| w[1].1 - w[0].1).collect()
+    }
+}
+
+/// Runs an arm on a scene; a control gets the number of new texts that the loop scored in each step.
+fn run_scene(session: &mut Session, arm: Arm, scene: &Scene, seed: u64, quota: Option<Vec<usize>>) -> Result<SceneRun> {
     session.config.seed = seed;
     session.config.feedback = arm.feedback();
     session.config.patience = None;
     let picture = render::render(scene);
+    let mut quota = quota.map(|per_step| Quota::new(per_step, session.initial()));
     let mut recombine = Recombine;
-    let other: Option<&mut dyn Generator> = if arm == Arm::NoLanguageModel { Some(&mut recombine) } else { None };
+    let mut between = |model: &mut dyn Generator, request: &Request<'_>| {
+        let generator: &mut dyn Generator = if arm == Arm::NoLanguageModel { &mut recombine } else { model };
+        match &mut quota {
+            Some(quota) => quota.propose(generator, request),
+            None => generator.propose(request),
+        }
+    };
     let (mut marks, mut drawn) = (Vec::new(), Vec::new());
     let mut all: Vec<Candidate> = Vec::new();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let run = session.run(&picture.image, other, &mut |event| {
+    let run = session.run(&picture.image, Some(&mut between), &mut |event| {
         if let Event::Scored { candidates, .. } = event {
             all.extend_from_slice(candidates);
         }
@@ -178,31 +230,65 @@ fn run_scene(session: &mut Session, arm: Arm, scene: &Scene, seed: u64) -> Resul
     })
 }
 
+/// Changed captions that the truth is held against, per scene.
+const CHANGES: usize = 24;
+
+/// Holds each scene's true caption against changed ones, and against what the loop found.
+fn judge_scorer(session: &mut Session, scenes: &[Scene], runs: &[SceneRun]) -> Result<ScorerFigures> {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let (mut truth, mut beats, mut search, mut scorer) = (vec![], vec![], vec![], vec![]);
+    for (scene, run) in scenes.iter().zip(runs) {
+        let mut texts = vec![grammar::canonical(&scene.facts)];
+        for _ in 0..CHANGES {
+            let changed = sample::change(scene.facts, &mut rng);
+            if changed != scene.facts {
+                texts.push(grammar::canonical(&changed));
+            }
+        }
+        let scores = session.score(&render::render(scene).image, &texts)?;
+        let won = scores[1..].iter().filter(|s| **s < scores[0]).count();
+        truth.push(f64::from(scores[0]));
+        beats.push(won as f64 / (scores.len() - 1).max(1) as f64);
+        let Some((last, _)) = run.marks.last() else { continue };
+        let wrong = last.exact == 0.0;
+        search.push(f64::from(u8::from(wrong && f64::from(scores[0]) > last.score)));
+        scorer.push(f64::from(u8::from(wrong && f64::from(scores[0]) <= last.score)));
+    }
+    Ok(ScorerFigures {
+        truth: Figure::of(&truth),
+        beats_changes: Figure::of(&beats),
+        search_misses: Figure::of(&search),
+        scorer_misses: Figure::of(&scorer),
+    })
+}
+
 /// Runs the benchmark.
 ///
 /// # Errors
 /// If the pack cannot be loaded or a model fails.
-pub fn run(setup: &Setup) -> Result<Vec<ArmFigures>> {
+pub fn run(setup: &Setup) -> Result<Figures> {
     let pack = Pack::find(&setup.pack)?;
     let options = Options { steps: setup.steps, ..Options::default() };
     let mut session = Session::open(pack, &options, setup.backend, &mut |_| {})?;
     let scenes = sample::scenes(Split::HeldOut, setup.scenes, setup.scene_seed);
-    let bar = ProgressBar::new((setup.scenes * setup.arms.len()) as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed} left {eta} {msg}") {
-        bar.set_style(style);
-    }
-    let mut out = Vec::new();
+    let bar = progress_bar(setup.scenes * setup.arms.len());
+    let (mut out, mut scorer) = (Vec::new(), None);
+    let mut quotas: Vec<Vec<usize>> = Vec::new();
     for &arm in &setup.arms {
         bar.set_message(arm.title());
         let mut runs = Vec::with_capacity(scenes.len());
         for (i, scene) in scenes.iter().enumerate() {
-            let run = run_scene(&mut session, arm, scene, i as u64)?;
+            let run = run_scene(&mut session, arm, scene, i as u64, quotas.get(i).cloned())?;
             if setup.show && arm == Arm::Loop {
                 let verdict = if run.marks.last().is_some_and(|m| m.0.exact > 0.0) { "exact" } else { "     " };
                 bar.suspend(|| eprintln!("{verdict} {} | {}", grammar::canonical(&scene.facts), run.caption));
             }
             runs.push(run);
             bar.inc(1);
+        }
+        if arm == Arm::Loop {
+            scorer = Some(judge_scorer(&mut session, &scenes, &runs)?);
+            quotas = runs.iter().map(SceneRun::scored).collect();
         }
         if arm == Arm::NoFeedback {
             out.push(figures(arm, &runs, |r| &r.drawn));
@@ -212,7 +298,15 @@ pub fn run(setup: &Setup) -> Result<Vec<ArmFigures>> {
         }
     }
     bar.finish_and_clear();
-    Ok(out)
+    Ok(Figures { scenes: scenes.len(), scorer, arms: out })
+}
+
+pub(crate) fn progress_bar(length: usize) -> ProgressBar {
+    let bar = ProgressBar::new(length as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed} left {eta} {msg}") {
+        bar.set_style(style);
+    }
+    bar
 }
 
 fn figures(arm: Arm, runs: &[SceneRun], of: fn(&SceneRun) -> &Vec<(Marks, usize)>) -> ArmFigures {
@@ -221,9 +315,7 @@ fn figures(arm: Arm, runs: &[SceneRun], of: fn(&SceneRun) -> &Vec<(Marks, usize)
         runs.iter().filter_map(|r| of(r).get(step).or(of(r).last()).copied()).collect()
     };
     let figure = |marks: &[(Marks, usize)], what: fn(&Marks) -> f64| {
-        let values: Vec<f64> = marks.iter().map(|(m, _)| what(m)).collect();
-        let (low, high) = interval(&values);
-        Figure { mean: mean(&values), low, high }
+        Figure::of(&marks.iter().map(|(m, _)| what(m)).collect::<Vec<_>>())
     };
     let row = |step| {
         let marks = at(step);
@@ -246,25 +338,25 @@ fn figures(arm: Arm, runs: &[SceneRun], of: fn(&SceneRun) -> &Vec<(Marks, usize)
 }
 
 /// The tables, and what was expected of them.
-pub fn table(all: &[ArmFigures], scenes: usize) -> String {
-    let mut out = format!("{scenes} held-out scenes; mean [95 % interval] over scenes\n");
-    for arm in all {
-        // Writing to a String does not fail.
+pub fn table(figures: &Figures) -> String {
+    let mut out = format!("{} held-out scenes; mean [95 % interval] over scenes\n", figures.scenes);
+    // Writing to a String does not fail.
+    if let Some(s) = &figures.scorer {
+        let _ = writeln!(out, "\nthe scorer and the truth");
+        let _ = writeln!(out, "  score of the true caption                            {}", s.truth);
+        let _ = writeln!(out, "  it outscores captions with one thing changed in      {}", s.beats_changes);
+        let _ = writeln!(out, "  MILS ends wrong, though the truth scores higher, in  {}", s.search_misses);
+        let _ = writeln!(out, "  MILS ends wrong on what scores above the truth in    {}", s.scorer_misses);
+    }
+    for arm in &figures.arms {
         let _ = writeln!(out, "\n{}", arm.arm.title());
-        let _ =
-            writeln!(out, "  step  noun recall        attributes         exact              score              scored");
+        let _ = writeln!(
+            out,
+            "  step  noun recall          attributes           exact                score                scored"
+        );
         for s in &arm.steps {
-            let cell = |f: &Figure| format!("{:.3} [{:.3} {:.3}]", f.mean, f.low, f.high);
-            let _ = writeln!(
-                out,
-                "  {:<4}  {}  {}  {}  {}  {:.0}",
-                s.step,
-                cell(&s.noun_recall),
-                cell(&s.attribute_accuracy),
-                cell(&s.exact),
-                cell(&s.score),
-                s.scored
-            );
+            let cells = [&s.noun_recall, &s.attribute_accuracy, &s.exact, &s.score].map(|f| format!("{f:<21}"));
+            let _ = writeln!(out, "  {:<4}  {}{:.0}", s.step, cells.concat(), s.scored);
         }
         let _ = writeln!(
             out,
@@ -276,8 +368,8 @@ pub fn table(all: &[ArmFigures], scenes: usize) -> String {
 }
 
 /// The claims that the loop must stand by, each with whether it does.
-pub fn claims(all: &[ArmFigures]) -> Vec<(String, bool)> {
-    let of = |arm: Arm| all.iter().find(|a| a.arm == arm);
+pub fn claims(figures: &Figures) -> Vec<(String, bool)> {
+    let of = |arm: Arm| figures.arms.iter().find(|a| a.arm == arm);
     let mut out = Vec::new();
     let Some((first, end)) = of(Arm::Loop).and_then(|a| Some((a.steps.first()?, a.steps.last()?))) else { return out };
     let mut claim = |text: String, holds: bool| out.push((text, holds));
@@ -289,6 +381,10 @@ pub fn claims(all: &[ArmFigures]) -> Vec<(String, bool)> {
     if let Some(last) = of(Arm::NoFeedback).and_then(|a| a.steps.last()) {
         let (a, b) = (last.attribute_accuracy.mean, first.attribute_accuracy.mean);
         claim(format!("without feedback attributes {a:.3} are no better than step 0's {b:.3}"), a <= b);
+        let (a, b) = (last.noun_recall.mean, first.noun_recall.mean);
+        claim(format!("without feedback noun recall {a:.3} is no better than step 0's {b:.3}"), a <= b);
+        let (a, b) = (last.exact.mean, first.exact.mean);
+        claim(format!("without feedback exact captions {a:.3} are no better than step 0's {b:.3}"), a <= b);
     }
     if let Some(last) = of(Arm::NoLanguageModel).and_then(|a| a.steps.last()) {
         let (a, b) = (end.attribute_accuracy.mean, last.attribute_accuracy.mean);

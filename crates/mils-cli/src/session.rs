@@ -264,6 +264,7 @@ fn config(settings: &LoopSettings, options: &Options) -> Config {
         steps: options.steps.unwrap_or(settings.steps),
         keep: options.keep.unwrap_or(settings.keep),
         propose: options.propose.unwrap_or(settings.propose),
+        asks: settings.asks,
         seed: options.seed,
         label_scale: settings.label_scale,
         patience: (settings.patience > 0).then_some(settings.patience),

@@ -7,6 +7,7 @@ use crate::types::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 /// So many steps in a row may bring nothing usable before a run gives up.
@@ -58,7 +59,7 @@ impl Optimizer {
             records: Vec::new(),
             kept: Vec::new(),
         };
-        let (mut fresh, unusable) = run.sort_out(initial.to_vec());
+        let (mut fresh, unusable) = run.sort_out(initial.to_vec(), &[]);
         if fresh.is_empty() {
             return Err(Error::EmptyInitialSet);
         }
@@ -87,14 +88,8 @@ impl Optimizer {
                 flow = ControlFlow::Break(());
                 break;
             }
-            let seed = self.config.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64);
-            let request = Request { step, pool: &shown, count: self.config.propose, seed };
-            let Proposals { texts, mut unusable, usage } = generator.propose(&request).map_err(Error::Generator)?;
-            let proposed = texts.len();
-            let (mut fresh, rejected) = run.sort_out(texts);
+            let Answer { mut fresh, unusable, usage, proposed, said } = run.ask(step, &shown, generator)?;
             barren = if proposed == 0 { barren + 1 } else { 0 };
-            let said = excerpt(&unusable);
-            unusable.extend(rejected);
             let event = Event::Proposed { step, fresh: fresh.len(), unusable: &unusable, usage };
             // Asked before the answer is judged: an answer that was cut short by whoever ends the run may well be empty.
             if observer(&event).is_break() {
@@ -115,6 +110,20 @@ impl Optimizer {
     }
 }
 
+/// What a step's asking came to.
+#[derive(Default)]
+struct Answer {
+    /// New texts, in normal form.
+    fresh: Vec<String>,
+    /// All that was not a new text.
+    unusable: Vec<Unusable>,
+    usage: Usage,
+    /// Texts that the generator gave, new or not.
+    proposed: usize,
+    /// The beginning of what it said that was no text.
+    said: String,
+}
+
 /// The beginning of what was said, for an error message.
 fn excerpt(unusable: &[Unusable]) -> String {
     let said: Vec<&str> = unusable.iter().map(|u| u.text.trim()).filter(|t| !t.is_empty()).collect();
@@ -123,10 +132,40 @@ fn excerpt(unusable: &[Unusable]) -> String {
 }
 
 impl Run<'_> {
-    /// Splits texts into those never seen before, in normal form, and the rest.
-    fn sort_out(&mut self, texts: Vec<String>) -> (Vec<String>, Vec<Unusable>) {
+    /// Asks for new texts, and again for what is short, until there are enough, nothing comes, or it was asked enough.
+    fn ask(&mut self, step: usize, shown: &[Labelled], generator: &mut dyn Generator) -> Result<Answer, Error> {
+        let base = self.config.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64);
+        let mut answer = Answer::default();
+        let (mut unsaid, mut rejected) = (Vec::new(), Vec::new());
+        for ask in 0..self.config.asks.max(1) {
+            let count = self.config.propose.saturating_sub(answer.fresh.len());
+            if count == 0 {
+                break;
+            }
+            let request = Request { step, pool: shown, count, seed: base.wrapping_add((ask as u64) << 40) };
+            let Proposals { texts, unusable, usage } = generator.propose(&request).map_err(Error::Generator)?;
+            answer.usage += usage;
+            answer.proposed += texts.len();
+            unsaid.extend(unusable);
+            // Whoever says nothing says nothing the next time either, or was told to be silent.
+            let silent = texts.is_empty();
+            let (fresh, known) = self.sort_out(texts, &answer.fresh);
+            answer.fresh.extend(fresh);
+            rejected.extend(known);
+            if silent {
+                break;
+            }
+        }
+        answer.said = excerpt(&unsaid);
+        answer.unusable = unsaid;
+        answer.unusable.extend(rejected);
+        Ok(answer)
+    }
+
+    /// Splits texts into those never seen before, nor in `earlier`, in normal form, and the rest.
+    fn sort_out(&mut self, texts: Vec<String>, earlier: &[String]) -> (Vec<String>, Vec<Unusable>) {
         let mut fresh: Vec<String> = Vec::with_capacity(texts.len());
-        let mut taken = std::collections::HashSet::new();
+        let mut taken: HashSet<String> = earlier.iter().cloned().collect();
         let mut rejected = Vec::new();
         for text in texts {
             let clean = normal(&text);

@@ -131,6 +131,8 @@ pub struct Config {
     pub keep: usize,
     /// How many texts are asked for in a step (the paper's N).
     pub propose: usize,
+    /// How often a step may ask the generator, for what repeats and unusable texts leave short of `propose`; 0 is 1.
+    pub asks: usize,
     /// Seed of everything random.
     pub seed: u64,
     /// Labels run from 0 to this.
@@ -148,6 +150,7 @@ impl Default for Config {
             steps: 10,
             keep: 50,
             propose: 50,
+            asks: 1,
             seed: 0,
             label_scale: 100,
             patience: Some(3),

@@ -108,6 +108,34 @@ fn permuted_labels_show_the_true_texts_with_each_others_scores() {
 }
 
 #[test]
+fn a_step_asks_again_for_what_repeats_leave_short() {
+    let mut asked = Vec::new();
+    let mut generator = Closure(|request: &Request<'_>| {
+        asked.push((request.step, request.count, request.seed));
+        // Two new texts an ask, one of them twice; the third ask of a step is silent.
+        let n = asked.len();
+        let texts = if n % 3 == 0 { vec![] } else { vec![format!("a{n}"), format!("b{n}"), format!("a{n}")] };
+        Proposals { texts, ..Proposals::default() }
+    });
+    let config = Config { steps: 2, keep: 2, propose: 7, asks: 9, patience: None, ..Config::default() };
+    let go = &mut |_: &Event<'_>| ControlFlow::Continue(());
+    let mut scorer = Closure(|t: &str| t.len() as f32);
+    let outcome = Optimizer::new(config.clone()).run(&texts(&["x"]), &mut generator, &mut scorer, go).unwrap();
+    assert_eq!(asked.iter().map(|a| (a.0, a.1)).collect::<Vec<_>>(), [(1, 7), (1, 5), (1, 3), (2, 7), (2, 5), (2, 3)]);
+    let seeds: std::collections::HashSet<u64> = asked.iter().map(|a| a.2).collect();
+    assert_eq!(seeds.len(), asked.len(), "every ask has its own seed");
+    assert_eq!((outcome.counts.scored, outcome.counts.unusable), (1 + 8, 4));
+
+    let mut times = 0;
+    let mut enough = Closure(|request: &Request<'_>| {
+        times += 1;
+        Proposals { texts: (0..request.count).map(|i| format!("{times} {i}")).collect(), ..Proposals::default() }
+    });
+    Optimizer::new(config).run(&texts(&["x"]), &mut enough, &mut scorer, go).unwrap();
+    assert_eq!(times, 2, "a step that has enough asks once");
+}
+
+#[test]
 fn stops_when_the_kept_texts_stop_changing() {
     let mut n = 0;
     let mut generator = Closure(|_: &Request<'_>| {
@@ -202,7 +230,7 @@ fn whenever_a_run_is_ended_everything_said_was_told_and_counted() {
         let see = &mut |e: &Event<'_>| {
             match e {
                 Event::Proposed { unusable: u, .. } | Event::NotScored { unusable: u, .. } => {
-                    unusable.extend_from_slice(u)
+                    unusable.extend_from_slice(u);
                 }
                 Event::Scored { candidates, .. } => scored += candidates.len(),
                 _ => {}

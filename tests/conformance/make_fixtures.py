@@ -1,23 +1,28 @@
 """Makes the conformance fixtures: tiny CLIP checkpoints with random weights, and what transformers computes with them.
 
-Run once with the packages of models/demo/train/requirements.txt and pillow==13.0.0; the results are committed, and no
-test needs Python. Every checkpoint is odd on purpose: head dims 24 and 40, widths not divisible by 64, both pooling
-rules, both activations, f32, f16 and bf16 at rest, one file and shards.
+Run with the packages of models/demo/train/requirements.txt and pillow==13.0.0; the results are committed, and no test
+needs Python. `--demo-pack` makes only what belongs to the bundled models: run it after they were trained again. Every
+random checkpoint is odd on purpose: head dims 24 and 40, widths not divisible by 64, both pooling rules, both
+activations, f32, f16 and bf16 at rest, one file and shards.
 """
 
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 from transformers import CLIPConfig, CLIPModel
 
 HERE = pathlib.Path(__file__).parent
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+DEMO = HERE.parent.parent / "models" / "demo"
+sys.path.insert(0, str(DEMO / "train"))
+from common import BOS, EOS, clip_tokenizer  # noqa: E402
+
 TEXTS = [
     "a dog",
     "A  photo of two CATS, on the grass!",
@@ -48,33 +53,6 @@ CASES = {
         size=dict(size={"height": 35, "width": 35}, do_center_crop=False, resample=3),
     ),
 }
-
-
-def tokenizer():
-    tok = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=EOS))
-    tok.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    split = Regex(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
-    tok.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(split, behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tok.train_from_iterator(TEXTS, trainers.BpeTrainer(
-        vocab_size=560, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False))
-    spec = json.loads(tok.to_str())
-    vocab = spec["model"]["vocab"]
-    for byte in alphabet:
-        vocab.setdefault(byte + "</w>", len(vocab))
-    for special in (BOS, EOS):
-        vocab[special] = len(vocab)
-    tok = Tokenizer.from_str(json.dumps(spec))
-    tok.add_special_tokens([BOS, EOS])
-    tok.post_processor = processors.RobertaProcessing((EOS, vocab[EOS]), (BOS, vocab[BOS]), trim_offsets=False, add_prefix_space=False)
-    return tok
 
 
 def pictures():
@@ -108,7 +86,7 @@ def process(image, spec):
 
 
 def main():
-    tok = tokenizer()
+    tok = clip_tokenizer(TEXTS, 560)
     bos, eos = tok.token_to_id(BOS), tok.token_to_id(EOS)
     images = pictures()
     (HERE / "images").mkdir(exist_ok=True)
@@ -174,5 +152,33 @@ def main():
         }) + "\n")
 
 
+def demo_pack():
+    """The bundled CLIP, which is trained: scores of its samples with right and wrong captions."""
+    folder = DEMO / "pack" / "clip"
+    model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    tok = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    spec = json.loads((folder / "preprocessor_config.json").read_text())
+    samples = sorted((DEMO / "samples").glob("*.png"))
+    texts = [line for line in (DEMO / "pack" / "initial.txt").read_text().splitlines() if line][::64]
+    with torch.no_grad():
+        pixels = torch.stack([process(Image.open(p).convert("RGB"), spec)[1] for p in samples])
+        images = model.visual_projection(model.vision_model(pixels).pooler_output)
+        rows = []
+        for text in texts:
+            ids = tok.encode(text).ids
+            rows.append(model.text_projection(model.text_model(input_ids=torch.tensor([ids])).pooler_output)[0])
+        a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (images, torch.stack(rows)))
+    (HERE / "demo-pack.json").write_text(json.dumps({
+        "samples": [p.name for p in samples], "texts": texts,
+        "image_embeds": [[round(v, 8) for v in row] for row in a.tolist()],
+        "text_embeds": [[round(v, 8) for v in row] for row in b.tolist()],
+        "cosines": [[round(v, 8) for v in row] for row in (a @ b.T).tolist()],
+    }) + "\n")
+
+
 if __name__ == "__main__":
-    main()
+    if "--demo-pack" in sys.argv:
+        demo_pack()
+    else:
+        main()
+        demo_pack()

@@ -1,14 +1,15 @@
 """Trains the demo pack's CLIP: a small CLIPModel that scores captions of the demo world.
 
-Input is what `demo-world train-images` wrote (see README.md beside this file). The output folder is an
-ordinary Hugging Face CLIP checkpoint: config.json, preprocessor_config.json, tokenizer.json,
-model.safetensors (f16).
+Input is what `demo-world train-images` wrote (see ../README.md). The output folder is an ordinary Hugging Face CLIP
+checkpoint: config.json, preprocessor_config.json, tokenizer.json, model.safetensors (f16).
 
-Three things make training short enough for two CPU cores:
-  * soft contrastive targets: the target of a picture over the batch's captions is a softmax of the F1 between
-    their facts, so that a nearly right caption scores nearly as well, which is what a search climbs on;
-  * hard negatives: captions with one to three facts changed are in the batch beside the true ones;
-  * dense hints while training: every patch token says which object it lies on (heads dropped afterwards).
+What makes training short enough for one CPU core is that the two towers are trained one after the other:
+  1. The text tower alone. The cosine of two captions is regressed on a kernel of what they state: the weighted share
+     of facts they have in common. A nearly right caption is then nearly as close, which is what a search climbs on.
+  2. The image tower, with the text tower locked and every caption embedded once. A picture is pulled to its own
+     caption's embedding, and its similarities to all captions of the batch, six changed ones of every picture among
+     them, are made those that its own caption has (a soft contrastive loss). While training, every patch also says
+     what lies on it, and the class token which nouns are there (heads that are dropped afterwards).
 """
 
 import argparse
@@ -20,128 +21,228 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import CLIPConfig, CLIPModel
+
+from common import BOS, EOS, clip_tokenizer, optimizers
 
 MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 MAX_TOKENS = 32
+NOUNS, COLOURS, SIZES, COUNTS, POSITIONS, BACKGROUNDS = 48, 8, 2, 3, 5, 8
+# Where each sort of fact begins in the numbering of `demo-world atoms`.
+COLOUR = NOUNS
+SIZE = COLOUR + NOUNS * COLOURS
+COUNT = SIZE + NOUNS * SIZES
+POSITION = COUNT + NOUNS * COUNTS
+BACKGROUND = POSITION + NOUNS * POSITIONS
+RELATION = BACKGROUND + BACKGROUNDS
+# What the kernel is made of: the facts up to the backgrounds; for a pair, which noun is on which side; and, for some
+# credit before the noun is right, colours by themselves.
+SIDE = RELATION
+LOOSE = SIDE + NOUNS * 4
+FEATURES = LOOSE + COLOURS
+WEIGHTS = {
+    "noun": 1.5, "colour": 1.0, "size": 0.6, "count": 0.9, "position": 0.8, "background": 1.0, "side": 0.45,
+    "loose": 0.2,
+}
 
 
-def build_tokenizer(texts):
-    """A byte-level BPE laid out as CLIP's, whose merges make each word of the grammar one token."""
-    tok = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=EOS))
-    tok.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    split = Regex(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
-    tok.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(split, behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=1200, end_of_word_suffix="</w>", initial_alphabet=alphabet, special_tokens=[], show_progress=False
-    )
-    tok.train_from_iterator(texts, trainer)
-    # The byte alphabet at the end of a word too, so that no input is unknown.
-    spec = json.loads(tok.to_str())
-    vocab = spec["model"]["vocab"]
-    for byte in alphabet:
-        vocab.setdefault(byte + "</w>", len(vocab))
-    for special in (BOS, EOS):
-        vocab[special] = len(vocab)
-    tok = Tokenizer.from_str(json.dumps(spec))
-    tok.add_special_tokens([BOS, EOS])
-    tok.post_processor = processors.RobertaProcessing(
-        (EOS, vocab[EOS]), (BOS, vocab[BOS]), trim_offsets=False, add_prefix_space=False
-    )
-    tok.decoder = decoders.ByteLevel()
-    return tok
+def feature_weights():
+    """The square roots of the weights, so that a dot product of two rows sums the weights of what they share."""
+    w = torch.zeros(FEATURES)
+    spans = {
+        "noun": (0, COLOUR), "colour": (COLOUR, SIZE), "size": (SIZE, COUNT), "count": (COUNT, POSITION),
+        "position": (POSITION, BACKGROUND), "background": (BACKGROUND, SIDE), "side": (SIDE, LOOSE),
+        "loose": (LOOSE, FEATURES),
+    }
+    for name, (a, b) in spans.items():
+        w[a:b] = math.sqrt(WEIGHTS[name])
+    return w
+
+
+def features(atoms):
+    """The features of a caption that states `atoms`."""
+    out = []
+    for a in atoms:
+        if a < RELATION:
+            out.append(a)
+            if COLOUR <= a < SIZE:
+                out.append(LOOSE + (a - COLOUR) % COLOURS)
+        else:
+            kind, pair = divmod(a - RELATION, NOUNS * NOUNS)
+            first, second = divmod(pair, NOUNS)
+            out += [SIDE + (2 * kind) * NOUNS + first, SIDE + (2 * kind + 1) * NOUNS + second]
+    return sorted(set(out))
+
+
+def vectors(rows, weights):
+    """Unit rows whose dot products are the kernel."""
+    out = torch.zeros(len(rows), FEATURES)
+    for i, row in enumerate(rows):
+        out[i, row] = 1.0
+    return F.normalize(out * weights, dim=1)
 
 
 class Data:
-    """Pictures memory-mapped; captions tokenised once; facts as index lists."""
+    """Pictures memory-mapped; of every picture, three true full captions, a shortened one, and six changed ones."""
 
-    def __init__(self, folder, size, tok):
+    def __init__(self, folder, size, limit=None):
         folder = pathlib.Path(folder)
-        lines = (folder / "meta.jsonl").read_text().splitlines()
-        meta = [json.loads(line) for line in lines]
-        n = min(len(meta), (folder / "images.u8").stat().st_size // (size * size * 3))
-        self.meta = meta[:n]
-        self.images = np.memmap(folder / "images.u8", dtype=np.uint8, mode="r")[: n * size * size * 3]
+        with open(folder / "meta.jsonl") as f:
+            self.meta = [json.loads(line) for line, _ in zip(f, range(limit or 10**9))]
+        n = len(self.meta)
+        self.images = np.memmap(folder / "images.u8", dtype=np.uint8, mode="c")[: n * size * size * 3]
         self.images = self.images.reshape(n, size, size, 3)
-        self.truth, self.texts, self.text_atoms = [], [], []
-        for m in self.meta:
-            truth = m["atoms"]
-            options = list(zip(m["captions"], m["caption_atoms"]))
-            options.append((m["caption"], truth))
-            negatives = list(zip(m["negatives"], m["neg_atoms"]))
-            self.truth.append(truth)
-            self.texts.append(([o for o in options if len(o[1]) == len(truth)], options, negatives))
-        unique = sorted({t for group in self.texts for part in group[1:] for t, _ in part})
-        ids = [e.ids for e in tok.encode_batch(unique)]
-        assert max(map(len, ids)) <= MAX_TOKENS, max(map(len, ids))
-        self.ids = dict(zip(unique, ids))
 
     def __len__(self):
         return len(self.meta)
 
-
-def multi_hot(rows, width):
-    out = torch.zeros(len(rows), width)
-    for i, row in enumerate(rows):
-        out[i, row] = 1.0
-    return out
-
-
-def f1_matrix(truth, captions, width):
-    a, b = multi_hot(truth, width), multi_hot(captions, width)
-    return 2 * (a @ b.T) / (a.sum(1, keepdim=True) + b.sum(1))
+    def captions(self, i):
+        """(text, atoms): the canonical caption first, then two more true ones, a shortened one, and the changed."""
+        m = self.meta[i]
+        return [
+            (m["caption"], m["atoms"]), *zip(m["captions"], m["caption_atoms"]), *zip(m["negatives"], m["neg_atoms"])
+        ]
 
 
 def pad(ids, eos):
-    longest = max(len(i) for i in ids)
-    longest = min(MAX_TOKENS, -(-longest // 4) * 4)
+    longest = min(MAX_TOKENS, -(-max(len(i) for i in ids) // 4) * 4)
     return torch.tensor([i + [eos] * (longest - len(i)) for i in ids])
+
+
+def embed(model, ids, eos):
+    return F.normalize(model.text_projection(model.text_model(input_ids=pad(ids, eos)).pooler_output).float(), dim=-1)
+
+
+def rates(step, steps, begin, minutes):
+    """How much of the budget is spent, 0 to 1, and the share of the top learning rate that goes with it."""
+    done = step / steps if steps else (time.time() - begin) / (minutes * 60)
+    return done, min(1.0, (step + 1) / 200) * (0.49 * (1 + math.cos(math.pi * min(1.0, done))) + 0.02)
+
+
+def set_rate(opts, lr):
+    for group in (g for opt in opts for g in opt.param_groups):
+        group["lr"] = lr
+
+
+def soft_contrast(similarity, truth, scale=30.0):
+    """How far (KL divergence) a softmax over similarities is from the same over the true ones."""
+    target = (scale * truth).softmax(1)
+    return F.cross_entropy(scale * similarity, target) - torch.special.entr(target).sum(1).mean()
+
+
+def train_text(model, tok, data, args, rng):
+    """Stage 1: the cosine of two captions becomes the kernel of what they state."""
+    eos, weights = tok.token_to_id(EOS), feature_weights()
+    tower = torch.compile(model.text_model, dynamic=False)
+    params = list(model.text_model.parameters()) + list(model.text_projection.parameters())
+    opts = optimizers([p for p in model.text_model.encoder.parameters() if p.ndim == 2], params, args.text_lr)
+    begin, step, total = time.time(), 0, np.zeros(4)
+    pictures, each, parts = 24, 8, 3
+    while True:
+        done, share = rates(step, args.text_steps, begin, args.text_minutes)
+        if done >= 1:
+            break
+        set_rate(opts, args.text_lr * share)
+        # Eight captions of a picture: all three full ones, the short one, and changed ones.
+        picked = []
+        for i in rng.integers(len(data), size=pictures):
+            all_of = data.captions(i)
+            picked += [all_of[j] for j in (0, 1, 2, 3, *rng.permutation(range(4, 10))[: each - 4])]
+        ids = [e.ids for e in tok.encode_batch([t for t, _ in picked])]
+        v = vectors([features(a) for _, a in picked], weights)
+        # Captions of like length go through together, so that little is spent on padding.
+        order = np.array(sorted(range(len(ids)), key=lambda k: len(ids[k])))
+        with torch.autocast("cpu", torch.bfloat16):
+            h = [tower(input_ids=pad([ids[k] for k in part], eos)).pooler_output for part in np.split(order, parts)]
+            t = model.text_projection(torch.cat(h))
+        t = F.normalize(t.float(), dim=-1)[torch.from_numpy(np.argsort(order))]
+        similarity, truth = t @ t.T, v @ v.T
+        error = (similarity - truth) ** 2
+        near = error.view(pictures, each, pictures, each).diagonal(dim1=0, dim2=2)
+        contrast = soft_contrast(similarity, truth)
+        loss = error.mean() + near.mean() + 0.02 * contrast
+        for opt in opts:
+            opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        for opt in opts:
+            opt.step()
+        total += [error.mean().item(), near.mean().item(), near[:3, :3].mean().item() * 1.5, contrast.item()]
+        step += 1
+        if step % 200 == 0:
+            rms = np.sqrt(total[:3] / 200)
+            print(
+                f"text {step} done {done:.2f} error {rms[0]:.4f}, within a picture {rms[1]:.4f}, between two ways to "
+                f"say the same {rms[2]:.4f}, contrast {total[3] / 200:.4f}", flush=True,
+            )
+            total[:] = 0
+    print(f"text tower: {step} steps, {time.time() - begin:.0f} s", flush=True)
+
+
+def embed_all(model, tok, data, rng):
+    """Per picture: [full caption (mean of the ways to say it), six changed ones], as f16 rows."""
+    model.eval()
+    eos = tok.token_to_id(EOS)
+    out = np.zeros((len(data), 7, model.config.projection_dim), dtype=np.float16)
+    with torch.no_grad():
+        for start in range(0, len(data), 128):
+            idx = range(start, min(start + 128, len(data)))
+            texts = [t for i in idx for k, (t, _) in enumerate(data.captions(i)) if k != 3]
+            encoded = [e.ids for e in tok.encode_batch(texts)]
+            order = sorted(range(len(encoded)), key=lambda k: len(encoded[k]))
+            rows = torch.zeros(len(encoded), model.config.projection_dim)
+            for part in np.array_split(order, 8):
+                with torch.autocast("cpu", torch.bfloat16):
+                    rows[part] = embed(model, [encoded[k] for k in part], eos)
+            rows = rows.view(len(idx), 9, -1)
+            full = F.normalize(rows[:, :3].mean(1, keepdim=True), dim=-1)
+            out[start : start + len(idx)] = torch.cat([full, rows[:, 3:]], 1).numpy()
+    model.train()
+    return out
 
 
 def patch_labels(metas, grid):
     """noun (48 = none), colour (8 = none) and size (2 = none) under the centre of every patch."""
-    out = np.full((len(metas), 3, grid, grid), 0, dtype=np.int64)
-    out[:, 0], out[:, 1], out[:, 2] = 48, 8, 2
+    out = np.zeros((len(metas), 3, grid, grid), dtype=np.int64)
+    out[:, 0], out[:, 1], out[:, 2] = NOUNS, COLOURS, SIZES
     centres = (np.arange(grid) + 0.5) / grid
     for i, m in enumerate(metas):
         for o in m["objects"]:
             x0, y0, x1, y1 = o["box"]
-            xs = (centres >= x0) & (centres <= x1)
-            ys = (centres >= y0) & (centres <= y1)
-            mask = ys[:, None] & xs[None, :]
+            mask = ((centres >= y0) & (centres <= y1))[:, None] & ((centres >= x0) & (centres <= x1))[None, :]
             out[i, 0][mask], out[i, 1][mask], out[i, 2][mask] = o["noun"], o["colour"], o["size"]
     return torch.from_numpy(out.reshape(len(metas), 3, -1))
 
 
 class Hints(torch.nn.Module):
-    """Training-only heads: patch labels, and which facts hold, from the class token."""
+    """Training-only heads: what lies on each patch, and what the class token holds of the scene."""
 
-    def __init__(self, width, n_atoms):
+    def __init__(self, width):
         super().__init__()
         self.norm = torch.nn.LayerNorm(width)
-        self.patch = torch.nn.Linear(width, 49 + 9 + 3)
-        self.facts = torch.nn.Linear(width, n_atoms)
+        self.patch = torch.nn.Linear(width, NOUNS + 1 + COLOURS + 1 + SIZES + 1)
+        self.scene = torch.nn.Linear(width, NOUNS + NOUNS * COLOURS + BACKGROUNDS)
 
-    def forward(self, tokens, pooled, labels, truth):
+    def forward(self, tokens, pooled, labels, scene):
+        """`scene`: for nouns, (noun, colour) pairs and backgrounds, a distribution over those that are there."""
         logits = self.patch(self.norm(tokens[:, 1:]))
-        loss = 0.0
-        for part, target, none in zip(logits.split([49, 9, 3], -1), labels.unbind(1), (48, 8, 2)):
+        patch = 0.0
+        widths = (NOUNS + 1, COLOURS + 1, SIZES + 1)
+        for part, target, none in zip(logits.split(widths, -1), labels.unbind(1), (NOUNS, COLOURS, SIZES)):
             ce = F.cross_entropy(part.flatten(0, 1).float(), target.flatten(), reduction="none")
             weight = torch.where(target.flatten() == none, 0.25, 1.0)
-            loss = loss + (ce * weight).sum() / weight.sum()
-        facts = F.binary_cross_entropy_with_logits(self.facts(pooled).float(), truth, reduction="none")
-        return loss, facts.sum(1).mean()
+            patch = patch + (ce * weight).sum() / weight.sum()
+        parts = self.scene(pooled).float().split([NOUNS, NOUNS * COLOURS, BACKGROUNDS], -1)
+        return patch, [F.cross_entropy(part, target) for part, target in zip(parts, scene)]
+
+
+def scene_targets(atoms):
+    hot = torch.zeros(len(atoms), SIDE)
+    for i, row in enumerate(atoms):
+        hot[i, [a for a in row if a < SIDE]] = 1.0
+    parts = hot[:, :COLOUR], hot[:, COLOUR:SIZE], hot[:, BACKGROUND:SIDE]
+    return [p / p.sum(1, keepdim=True) for p in parts]
 
 
 def normalise(u8):
@@ -149,68 +250,78 @@ def normalise(u8):
     return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
-def evaluate(model, data, eos, n):
-    """Share of pictures whose true caption beats its hard negatives, and mean rank score."""
+def evaluate(model, data, rows):
+    """Share of pictures whose true caption beats all six changed ones, and the mean cosine with it."""
     model.eval()
-    wins = total = 0
+    wins = total = 0.0
     with torch.no_grad():
-        for start in range(0, n, 50):
-            idx = range(start, min(start + 50, n))
+        for start in range(0, len(data), 100):
             with torch.autocast("cpu", torch.bfloat16):
-                v = model.vision_model(normalise(data.images[list(idx)])).pooler_output
-                v = F.normalize(model.visual_projection(v).float(), dim=-1)
-                texts = [[data.texts[i][1][-1][0]] + [t for t, a in data.texts[i][2]] for i in idx]
-                flat = [data.ids[t] for row in texts for t in row]
-                t = model.text_model(input_ids=pad(flat, eos)).pooler_output
-                t = F.normalize(model.text_projection(t).float(), dim=-1)
-            at = 0
-            for k, row in enumerate(texts):
-                s = t[at : at + len(row)] @ v[k]
-                at += len(row)
-                wins += bool((s[0] > s[1:]).all())
-                total += 1
+                out = model.vision_model(normalise(data.images[start : start + 100]))
+                v = F.normalize(model.visual_projection(out.pooler_output).float(), dim=-1)
+            t = torch.from_numpy(rows[start : start + 100]).float()
+            s = (t @ v[:, :, None])[..., 0]
+            wins += (s[:, :1] > s[:, 1:]).all(1).sum().item()
+            total += s[:, 0].sum().item()
     model.train()
-    return wins / total
+    return f"wins {wins / len(data):.3f} cosine {total / len(data):.3f}"
 
 
-def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--data", required=True, help="folder written by demo-world train-images")
-    ap.add_argument("--val", required=True, help="a second, smaller such folder with another seed")
-    ap.add_argument("--atoms", required=True, help="output of demo-world atoms")
-    ap.add_argument("--out", required=True)
-    ap.add_argument("--minutes", type=float, default=40, help="wall-clock budget; the learning rate follows it")
-    ap.add_argument("--steps", type=int, default=0, help="a step budget instead of --minutes: reproducible")
-    ap.add_argument("--batch", type=int, default=128)
-    ap.add_argument("--size", type=int, default=112)
-    ap.add_argument("--patch", type=int, default=14)
-    ap.add_argument("--width", type=int, default=192)
-    ap.add_argument("--layers", type=int, default=5)
-    ap.add_argument("--text-width", type=int, default=128)
-    ap.add_argument("--text-layers", type=int, default=3)
-    ap.add_argument("--lr", type=float, default=1e-3)
-    ap.add_argument("--seed", type=int, default=1)
-    ap.add_argument("--init", help="continue from this folder's train.pt")
-    args = ap.parse_args()
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-    torch.set_num_threads(2)
-    atoms = pathlib.Path(args.atoms).read_text().split("\n")
-    atoms = [a for a in atoms if a]
-    dense = [i for i, a in enumerate(atoms) if not a.startswith("rel:")]
+def train_image(model, hints, data, rows, val, val_rows, args, rng, checkpoint):
+    """Stage 2: a picture comes to stand where its caption stands."""
+    vision = torch.compile(model.vision_model, dynamic=False)
+    params = [*model.vision_model.parameters(), *model.visual_projection.parameters(), *hints.parameters()]
+    opts = optimizers([p for p in model.vision_model.encoder.parameters() if p.ndim == 2], params, args.lr)
+    begin, step, order, at = time.time(), 0, rng.permutation(len(data)), 0
+    means = np.zeros(5)
+    while True:
+        done, share = rates(step, args.steps, begin, args.minutes)
+        if done >= 1:
+            break
+        set_rate(opts, args.lr * share)
+        if at + args.batch > len(order):
+            order, at = rng.permutation(len(data)), 0
+        idx = np.sort(order[at : at + args.batch])
+        at += args.batch
+        metas = [data.meta[i] for i in idx]
+        labels = patch_labels(metas, args.size // args.patch)
+        scene = scene_targets([m["atoms"] for m in metas])
+        texts = torch.from_numpy(rows[idx]).float()
+        own, flat = texts[:, 0], texts.flatten(0, 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = vision(normalise(data.images[idx]))
+            v = model.visual_projection(out.pooler_output)
+            patch_loss, scene_loss = hints(out.last_hidden_state, out.pooler_output, labels, scene)
+        v = F.normalize(v.float(), dim=-1)
+        contrast = soft_contrast(v @ flat.T, own @ flat.T)
+        pull = (1 - (v * own).sum(1)).mean()
+        fade = 1 - 0.9 * done
+        loss = contrast + 2.0 * pull + fade * (patch_loss + sum(scene_loss))
+        for opt in opts:
+            opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        for opt in opts:
+            opt.step()
+        means += [contrast.item(), pull.item(), patch_loss.item(), scene_loss[0].item(), scene_loss[1].item()]
+        step += 1
+        if step % 50 == 0:
+            m = means / 50
+            rate = step * args.batch / (time.time() - begin)
+            note = " " + evaluate(model, val, val_rows) if step % 250 == 0 else ""
+            print(
+                f"step {step} done {done:.2f} contrast {m[0]:.3f} cosine {1 - m[1]:.3f} patch {m[2]:.3f} "
+                f"nouns {m[3]:.3f} pairs {m[4]:.3f} {rate:.0f}/s{note}", flush=True,
+            )
+            means[:] = 0
+        if step % 500 == 0:
+            checkpoint()
+    print(f"image tower: {evaluate(model, val, val_rows)} after {step} steps, {time.time() - begin:.0f} s", flush=True)
 
-    sample = []
-    with open(pathlib.Path(args.data) / "meta.jsonl") as f:
-        for line, _ in zip(f, range(20000)):
-            m = json.loads(line)
-            sample += m["captions"] + m["negatives"]
-    tok = build_tokenizer(sample)
+
+def build(tok, args):
     eos = tok.token_to_id(EOS)
-    data = Data(args.data, args.size, tok)
-    val = Data(args.val, args.size, tok)
-    print(f"{len(data)} pictures, {len(data.ids)} captions, {tok.get_vocab_size()} tokens", flush=True)
-
-    config = CLIPConfig(
+    model = CLIPModel(CLIPConfig(
         vision_config=dict(
             hidden_size=args.width, intermediate_size=4 * args.width, num_hidden_layers=args.layers,
             num_attention_heads=args.width // 32, image_size=args.size, patch_size=args.patch, hidden_act="quick_gelu",
@@ -221,110 +332,69 @@ def main():
             max_position_embeddings=MAX_TOKENS, hidden_act="quick_gelu",
             bos_token_id=tok.token_to_id(BOS), eos_token_id=eos, pad_token_id=eos,
         ),
-        projection_dim=192,
-    )
-    model = CLIPModel(config)
-    model.logit_scale.data.fill_(math.log(20.0))
-    hints = Hints(args.width, len(dense))
-    vision = torch.compile(model.vision_model, dynamic=False)
-    params = list(model.parameters()) + list(hints.parameters())
-    decay = [p for p in params if p.ndim >= 2]
-    rest = [p for p in params if p.ndim < 2]
-    opt = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
-        lr=args.lr, betas=(0.9, 0.98),
-    )
-    if args.init:
-        state = torch.load(pathlib.Path(args.init) / "train.pt")
-        model.load_state_dict(state["model"])
-        hints.load_state_dict(state["hints"])
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters", flush=True)
-
-    begin = time.time()
-    step, order, at = 0, rng.permutation(len(data)), 0
-    beta = 25.0
-    means = np.zeros(4)
-    while True:
-        done = step / args.steps if args.steps else (time.time() - begin) / (args.minutes * 60)
-        if done >= 1:
-            break
-        warm = min(1.0, (step + 1) / 200)
-        for g in opt.param_groups:
-            g["lr"] = args.lr * warm * (0.5 * (1 + math.cos(math.pi * done)) * 0.98 + 0.02)
-        if at + args.batch > len(order):
-            order, at = rng.permutation(len(data)), 0
-        idx = order[at : at + args.batch]
-        at += args.batch
-
-        texts, text_atoms = [], []
-        for column in range(2):
-            for i in idx:
-                full, options, negatives = data.texts[i]
-                pool = full if column == 0 else options if rng.random() < 0.25 else negatives
-                text, facts = pool[rng.integers(len(pool))]
-                texts.append(data.ids[text])
-                text_atoms.append(facts)
-        truth = [data.truth[i] for i in idx]
-        f1 = f1_matrix(truth, text_atoms, len(atoms))
-        labels = patch_labels([data.meta[i] for i in idx], args.size // args.patch)
-        facts = multi_hot(truth, len(atoms))[:, dense]
-        pixels = normalise(data.images[np.sort(idx)][np.argsort(np.argsort(idx))])
-        with torch.autocast("cpu", torch.bfloat16):
-            out = vision(pixels)
-            v = model.visual_projection(out.pooler_output)
-            t = model.text_projection(model.text_model(input_ids=pad(texts, eos)).pooler_output)
-            patch_loss, facts_loss = hints(out.last_hidden_state, out.pooler_output, labels, facts)
-        v, t = F.normalize(v.float(), dim=-1), F.normalize(t.float(), dim=-1)
-        logits = model.logit_scale.exp() * v @ t.T
-        loss_i = F.cross_entropy(logits, (beta * f1).softmax(1))
-        graded = F.cross_entropy(logits / 5, (beta / 5 * f1).softmax(1))
-        n = len(idx)
-        loss_t = F.cross_entropy(logits[:, :n].T, (beta * f1[:, :n].T).softmax(1))
-        fade = 1 - 0.8 * done
-        loss = loss_i + 0.5 * loss_t + 0.5 * graded + fade * (1.0 * patch_loss + 0.1 * facts_loss)
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        opt.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=math.log(100))
-        means += [loss_i.item(), graded.item(), patch_loss.item(), facts_loss.item()]
-        step += 1
-        if step % 50 == 0:
-            rate = step * args.batch / (time.time() - begin)
-            acc = f" wins {evaluate(model, val, eos, 200):.3f}" if step % 200 == 0 else ""
-            print(
-                f"step {step} done {done:.2f} image {means[0] / 50:.3f} graded {means[1] / 50:.3f} patch "
-                f"{means[2] / 50:.3f} facts {means[3] / 50:.2f} scale {model.logit_scale.exp().item():.1f} "
-                f"{rate:.0f}/s{acc}", flush=True,
-            )
-            means[:] = 0
-        if step % 500 == 0:
-            save(model, tok, hints, args)
-    print(f"final wins {evaluate(model, val, eos, len(val)):.3f} after {step} steps, {time.time() - begin:.0f} s")
-    save(model, tok, hints, args)
+        projection_dim=args.projection,
+    ))
+    model.logit_scale.data.fill_(math.log(30.0))
+    return model
 
 
-def save(model, tok, hints, args):
+def save(model, tok, args):
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": model.state_dict(), "hints": hints.state_dict()}, out / "train.pt")
     half = CLIPModel(model.config)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(out)
     tok.save(str(out / "tokenizer.json"))
-    (out / "preprocessor_config.json").write_text(
-        json.dumps(
-            {
-                "crop_size": {"height": args.size, "width": args.size}, "do_center_crop": False,
-                "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
-                "image_mean": MEAN, "image_std": STD, "image_processor_type": "CLIPImageProcessor",
-                "resample": 3, "rescale_factor": 1 / 255, "size": {"height": args.size, "width": args.size},
-            },
-            indent=2,
-        )
-        + "\n"
+    side = {"height": args.size, "width": args.size}
+    spec = {
+        "crop_size": side, "do_center_crop": False, "do_convert_rgb": True, "do_normalize": True, "do_rescale": True,
+        "do_resize": True, "image_mean": MEAN, "image_std": STD, "image_processor_type": "CLIPImageProcessor",
+        "resample": 3, "rescale_factor": 1 / 255, "size": side,
+    }
+    (out / "preprocessor_config.json").write_text(json.dumps(spec, indent=2) + "\n")
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--data", required=True, help="folder written by demo-world train-images")
+    ap.add_argument("--val", required=True, help="a second, smaller such folder with another seed")
+    ap.add_argument("--out", required=True)
+    ap.add_argument("--minutes", type=float, default=25, help="wall-clock budget of the image tower")
+    ap.add_argument("--text-minutes", type=float, default=20, help="and of the text tower")
+    ap.add_argument("--steps", type=int, default=0, help="a step budget instead of --minutes: reproducible")
+    ap.add_argument("--text-steps", type=int, default=0, help="a step budget instead of --text-minutes")
+    ap.add_argument("--batch", type=int, default=128)
+    ap.add_argument("--size", type=int, default=144)
+    ap.add_argument("--patch", type=int, default=24)
+    ap.add_argument("--width", type=int, default=192)
+    ap.add_argument("--layers", type=int, default=5)
+    ap.add_argument("--text-width", type=int, default=160)
+    ap.add_argument("--text-layers", type=int, default=3)
+    ap.add_argument("--projection", type=int, default=384)
+    ap.add_argument("--lr", type=float, default=1.5e-3)
+    ap.add_argument("--text-lr", type=float, default=2e-3)
+    ap.add_argument("--seed", type=int, default=1)
+    ap.add_argument("--threads", type=int, default=1)
+    args = ap.parse_args()
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    torch.set_num_threads(args.threads)
+    torch._dynamo.config.recompile_limit = 64
+
+    data, val = Data(args.data, args.size), Data(args.val, args.size)
+    sample = [t for i in range(min(20000, len(data))) for t, _ in data.captions(i)]
+    tok = clip_tokenizer(sample, 1200)
+    model, hints = build(tok, args), Hints(args.width)
+    print(
+        f"{len(data)} pictures, {tok.get_vocab_size()} tokens, "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters", flush=True,
     )
+    train_text(model, tok, data, args, rng)
+    begin = time.time()
+    rows, val_rows = embed_all(model, tok, data, rng), embed_all(model, tok, val, rng)
+    print(f"captions embedded, {time.time() - begin:.0f} s", flush=True)
+    train_image(model, hints, data, rows, val, val_rows, args, rng, lambda: save(model, tok, args))
+    save(model, tok, args)
 
 
 if __name__ == "__main__":

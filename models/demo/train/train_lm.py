@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from common import optimizers
+
 START, END = "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
@@ -71,15 +73,15 @@ def encode(pack, template, tok, path, limit=None):
 
 
 def batches(prompts, answers, size, rng):
-    """Batches of like length, so that little is spent on padding, in random order."""
+    """Full batches of like length, so that little is spent on padding and few shapes occur, in random order."""
     order = rng.permutation(len(prompts))
     for chunk in np.array_split(order, max(1, len(order) // (size * 40))):
         chunk = sorted(chunk, key=lambda i: len(prompts[i]) + len(answers[i]))
-        groups = [chunk[i : i + size] for i in range(0, len(chunk), size)]
+        groups = [chunk[i : i + size] for i in range(0, len(chunk) - size + 1, size)]
         rng.shuffle(groups) if len(groups) > 1 else None
         for group in groups:
             longest = max(len(prompts[i]) + len(answers[i]) for i in group)
-            longest = -(-longest // 16) * 16
+            longest = -(-longest // 32) * 32
             x = np.zeros((len(group), longest), dtype=np.int64)
             y = np.full((len(group), longest), IGNORE, dtype=np.int64)
             for k, i in enumerate(group):
@@ -90,7 +92,7 @@ def batches(prompts, answers, size, rng):
 
 
 def hidden_loss(model, body, x, y, context_weight):
-    h = body(input_ids=x).last_hidden_state
+    h = body(input_ids=x, use_cache=False).last_hidden_state
     where = y != IGNORE
     loss = F.cross_entropy(model.lm_head(h[where]).float(), y[where])
     if context_weight:
@@ -103,9 +105,10 @@ def hidden_loss(model, body, x, y, context_weight):
 
 def evaluate(model, prompts, answers):
     model.eval()
-    total = count = exact = 0
+    total = count = exact = rows = 0
     with torch.no_grad():
-        for x, y in batches(prompts, answers, 64, np.random.default_rng(0)):
+        for x, y in batches(prompts, answers, 50, np.random.default_rng(0)):
+            rows += len(x)
             with torch.autocast("cpu", torch.bfloat16):
                 h = model.model(input_ids=x).last_hidden_state
                 where = y != IGNORE
@@ -116,7 +119,7 @@ def evaluate(model, prompts, answers):
             hit[where] = logits.argmax(-1) == y[where]
             exact += int(hit.all(1).sum())
     model.train()
-    return total / count, exact / len(prompts)
+    return total / count, exact / rows
 
 
 def write_gguf(model, tok, config, path):
@@ -192,10 +195,11 @@ def main():
     ap.add_argument("--lr", type=float, default=2e-3)
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--init", help="continue from this folder's train.pt and tokenizer.json")
-    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--threads", type=int, default=1)
     args = ap.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
+    torch._dynamo.config.recompile_limit = 64
     rng = np.random.default_rng(args.seed)
     pack = tomllib.loads(pathlib.Path(args.pack).read_text())
     # minijinja's defaults: the newline after a block stays, one trailing newline goes.
@@ -227,10 +231,8 @@ def main():
         f"{tok.get_vocab_size()}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters", flush=True,
     )
     params = list(model.parameters())
-    opt = torch.optim.AdamW(
-        [{"params": [p for p in params if p.ndim >= 2], "weight_decay": 0.05},
-         {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98),
-    )
+    body = torch.compile(model.model, dynamic=False)
+    opts = optimizers([p for p in model.model.layers.parameters() if p.ndim == 2], params, args.lr)
     begin, step, mean, seen = time.time(), 0, 0.0, 0
     finished = False
     while not finished:
@@ -239,14 +241,16 @@ def main():
             if done >= 1:
                 finished = True
                 break
-            for g in opt.param_groups:
+            for g in (g for opt in opts for g in opt.param_groups):
                 g["lr"] = args.lr * min(1, (step + 1) / 100) * (0.49 * (1 + math.cos(math.pi * done)) + 0.02)
             with torch.autocast("cpu", torch.bfloat16):
-                loss, full = hidden_loss(model, model.model, x, y, 0.3 * max(0.0, 1 - 3 * done))
-            opt.zero_grad(set_to_none=True)
+                loss, full = hidden_loss(model, body, x, y, 0.3 * max(0.0, 1 - 3 * done))
+            for opt in opts:
+                opt.zero_grad(set_to_none=True)
             full.backward()
             torch.nn.utils.clip_grad_norm_(params, 1.0)
-            opt.step()
+            for opt in opts:
+                opt.step()
             step += 1
             seen += len(x)
             mean += loss.item()

@@ -22,6 +22,7 @@ pub mod grammar;
 pub mod icons;
 pub mod render;
 pub mod sample;
+pub mod search;
 pub mod simulate;
 
 pub use facts::{Facts, Split};

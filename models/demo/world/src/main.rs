@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
-use mils_demo_world::{Facts, Scene, Split, facts, grammar, render, sample, simulate};
+use mils_demo_world::{Facts, Scene, Split, facts, grammar, render, sample, search, simulate};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -26,6 +26,16 @@ enum SplitArg {
     Heldout,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Lists {
+    /// Captions drawn around the truth
+    Around,
+    /// What a simulated search holds before it has found the truth
+    Search,
+    /// The same, with most searches blind to some fact of the truth
+    Stuck,
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Draw scenes as PNG files beside a scenes.jsonl
@@ -45,13 +55,16 @@ enum Command {
         count: usize,
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        #[arg(long, default_value_t = 112)]
+        #[arg(long, default_value_t = 144)]
         size: u32,
         #[arg(long)]
         out: PathBuf,
     },
     /// Write training examples for the generator
     LmData {
+        /// Where the lists come from
+        #[arg(long, value_enum, default_value = "stuck")]
+        from: Lists,
         #[arg(long)]
         count: usize,
         #[arg(long, default_value_t = 1)]
@@ -76,9 +89,14 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Command::Scenes { split, count, seed, out } => scenes(split, count, seed, &out),
         Command::TrainImages { count, seed, size, out } => train_images(count, seed, size, &out),
-        Command::LmData { count, seed, keep, label_scale, out } => {
+        Command::LmData { from, count, seed, keep, label_scale, out } => {
             let mut file = create(&out)?;
-            for example in simulate::examples(count, seed, keep, label_scale) {
+            let examples: Box<dyn Iterator<Item = simulate::Example>> = match from {
+                Lists::Around => Box::new(simulate::examples(count, seed, keep, label_scale)),
+                Lists::Search => Box::new(search::examples(count, seed, keep, label_scale, false).into_iter()),
+                Lists::Stuck => Box::new(search::examples(count, seed, keep, label_scale, true).into_iter()),
+            };
+            for example in examples {
                 serde_json::to_writer(&mut file, &example)?;
                 file.write_all(b"\n")?;
             }
@@ -155,7 +173,6 @@ fn shortened(mut facts: Facts, rng: &mut ChaCha8Rng) -> Facts {
 
 fn train_image(scene: &Scene, size: u32) -> Result<(Vec<u8>, serde_json::Value)> {
     use rand::RngExt;
-    let names = |atoms: Vec<u16>| -> Vec<u16> { atoms };
     let picture = render::render(scene);
     let (w, h) = picture.image.dimensions();
     let source = Image::from_vec_u8(w, h, picture.image.into_raw(), PixelType::U8x3)?;
@@ -168,9 +185,10 @@ fn train_image(scene: &Scene, size: u32) -> Result<(Vec<u8>, serde_json::Value)>
     let again = described(&scene.facts, &mut rng);
     let short = described(&shortened(scene.facts, &mut rng), &mut rng);
     let negatives: Vec<_> = (0..6)
-        .map(|_| {
+        .map(|i| {
             let mut facts = scene.facts;
-            for _ in 0..rng.random_range(1..=3) {
+            // Half of them one change away: those are the hardest to tell apart.
+            for _ in 0..if i % 2 == 0 { 1 } else { rng.random_range(2..=3) } {
                 facts = sample::perturb(&facts, &mut rng);
             }
             described(&facts, &mut rng)
@@ -178,7 +196,7 @@ fn train_image(scene: &Scene, size: u32) -> Result<(Vec<u8>, serde_json::Value)>
         .collect();
     let meta = json!({
         "caption": grammar::canonical(&scene.facts),
-        "atoms": names(scene.facts.atoms().into_iter().collect()),
+        "atoms": scene.facts.atoms(),
         "captions": [full.0, again.0, short.0],
         "caption_atoms": [full.1, again.1, short.1],
         "negatives": negatives.iter().map(|n| &n.0).collect::<Vec<_>>(),

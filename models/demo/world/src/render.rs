@@ -43,7 +43,7 @@ struct Spot {
 /// Draws `scene`; everything that the facts leave open follows from `scene.seed`.
 pub fn render(scene: &Scene) -> Picture {
     let mut rng = ChaCha8Rng::seed_from_u64(scene.seed);
-    let short = rng.random_range(112..=240_u32);
+    let short = rng.random_range(144..=264_u32);
     let long = (short as f32 * rng.random_range(1.0..1.16)) as u32;
     let (w, h) = if rng.random_bool(0.5) { (long, short) } else { (short, long) };
     let spots = place(scene, w as f32, h as f32, &mut rng);
@@ -81,14 +81,15 @@ pub fn render(scene: &Scene) -> Picture {
     Picture { image, objects }
 }
 
-/// Cells of the invisible grid that objects stand on, along each side. Small objects take 2 x 2 cells, big ones 3 x 3.
-/// A grid keeps the world easy enough for the demo's tiny encoder; real encoders need no such help.
-const CELLS: f32 = 8.0;
+/// Cells of the invisible grid that objects stand on, along each side. Small objects take one cell, big ones 2 x 2, and
+/// a cell is a patch of the demo's encoder: what a patch shows can then be told from that patch alone, which keeps the
+/// world easy enough for so small an encoder. Real encoders need no such help.
+const CELLS: f32 = 6.0;
 /// The share of its cells that an object fills.
 const FILL: f32 = 0.95;
 
 fn cells(size: u8) -> u32 {
-    u32::from(size) + 2
+    u32::from(size) + 1
 }
 
 /// Turns cells into pixels: `(column, row)` is the upper left cell, `n` the object's cells.

@@ -114,7 +114,8 @@ pub fn perturb(facts: &Facts, rng: &mut impl Rng) -> Facts {
     *facts
 }
 
-fn change(mut facts: Facts, rng: &mut impl Rng) -> Facts {
+/// Changes one thing, in any split; now and then what comes out is what went in.
+pub fn change(mut facts: Facts, rng: &mut impl Rng) -> Facts {
     if rng.random_bool(0.15) {
         facts.background = Some(rng.random_range(0..8));
         return facts;
@@ -136,11 +137,11 @@ fn change_one(content: Content, rng: &mut impl Rng) -> Content {
         return content;
     };
     match rng.random_range(0..100) {
-        0..18 => noun = self::noun(rng),
-        18..43 => colour = self::colour(rng),
-        43..58 => count = rng.random_range(1..=3),
-        58..73 => size = Some(rng.random_range(0..2)),
-        73..89 => position = Some(rng.random_range(0..5)),
+        0..38 => noun = self::noun(rng),
+        38..56 => colour = self::colour(rng),
+        56..67 => count = rng.random_range(1..=3),
+        67..77 => size = Some(rng.random_range(0..2)),
+        77..89 => position = Some(rng.random_range(0..5)),
         89..93 => (if rng.random_bool(0.5) { &mut size } else { &mut position }).take().map_or((), |_| ()),
         _ => {
             let a = Thing { noun, colour, size: size.unwrap_or(0) };
@@ -175,10 +176,10 @@ fn change_two(mut a: Thing, mut relation: Relation, mut b: Thing, rng: &mut impl
 
 fn change_pair(mut a: Thing, relation: &mut Relation, mut b: Thing, rng: &mut impl Rng) -> Content {
     match rng.random_range(0..100) {
-        0..18 => a.noun = other(b.noun, rng),
-        18..43 => a.colour = colour(rng),
-        43..58 => a.size = 1 - a.size,
-        58..66 => std::mem::swap(&mut a, &mut b),
+        0..36 => a.noun = other(b.noun, rng),
+        36..54 => a.colour = colour(rng),
+        54..62 => a.size = 1 - a.size,
+        62..66 => std::mem::swap(&mut a, &mut b),
         66..74 => *relation = self::relation(rng),
         74..82 => std::mem::swap(&mut a.colour, &mut b.colour),
         82..88 => std::mem::swap(&mut a.size, &mut b.size),
@@ -204,14 +205,14 @@ fn change_three(mut objects: [(u8, u8); 3], rng: &mut impl Rng) -> Content {
     let i = rng.random_range(0..3_usize);
     let j = (i + rng.random_range(1..3_usize)) % 3;
     match rng.random_range(0..100) {
-        0..30 => {
+        0..42 => {
             let fresh = noun(rng);
             if objects.iter().all(|o| o.0 != fresh) {
                 objects[i].0 = fresh;
             }
         }
-        30..65 => objects[i].1 = colour(rng),
-        65..90 => {
+        42..68 => objects[i].1 = colour(rng),
+        68..90 => {
             let kept = objects[i].1;
             objects[i].1 = objects[j].1;
             objects[j].1 = kept;

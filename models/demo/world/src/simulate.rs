@@ -21,7 +21,7 @@ pub struct Example {
 }
 
 /// Scores to whole numbers from 0 (worst of the list) to `scale` (best).
-fn labels(scores: &[f32], scale: u32) -> Vec<u32> {
+pub(crate) fn labels(scores: &[f32], scale: u32) -> Vec<u32> {
     let lo = scores.iter().copied().fold(f32::INFINITY, f32::min);
     let hi = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let span = hi - lo;
@@ -37,7 +37,7 @@ struct Taste {
 }
 
 /// Normal deviate from twelve uniforms.
-fn normal(rng: &mut impl Rng) -> f32 {
+pub(crate) fn normal(rng: &mut impl Rng) -> f32 {
     (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0
 }
 

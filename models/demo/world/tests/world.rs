@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use mils_demo_world::facts::{COLOURS, Content, Relation, atom_names, attribute_accuracy, exact, f1, noun_recall};
-use mils_demo_world::{Split, grammar, icons, render, sample, simulate};
+use mils_demo_world::{Split, grammar, icons, render, sample, search, simulate};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -35,7 +35,7 @@ proptest! {
         let scene = sample::scene(Split::Train, &mut rng);
         let picture = render::render(&scene);
         let (w, h) = picture.image.dimensions();
-        prop_assert!(w.min(h) >= 112 && w.max(h) <= 280);
+        prop_assert!(w.min(h) >= 144 && w.max(h) <= 308);
         let wanted = match scene.facts.content {
             Content::One { count, .. } => usize::from(count),
             Content::Two { .. } => 2,
@@ -103,4 +103,36 @@ fn simulated_lists_are_ascending_and_their_answers_complete() {
         assert_eq!((example.items[0].0, example.items[11].0), (0, 100));
         assert!(grammar::parse(&example.target).unwrap().is_complete());
     }
+}
+
+#[test]
+fn a_simulated_search_never_holds_its_answer_nor_anything_held_out() {
+    for stuck in [false, true] {
+        let examples = search::examples(300, 3, 12, 100, stuck);
+        assert_eq!(examples.len(), 300);
+        for example in &examples {
+            let truth = grammar::parse(&example.target).unwrap();
+            assert!(truth.is_complete() && truth.split() == Split::Train);
+            assert!(!example.items.is_empty() && example.items.len() <= 12);
+            assert!(example.items.windows(2).all(|w| w[0].0 <= w[1].0));
+            for (_, text) in &example.items {
+                let facts = grammar::parse(text).unwrap();
+                assert!(!exact(&truth, &facts) && facts.split() == Split::Train, "{text}");
+            }
+        }
+        // What a search holds gets nearer to the truth, unless nothing is learnt from the scores.
+        let near = |late: bool| -> f32 {
+            let chosen: Vec<_> = examples.iter().filter(|e| (e.progress > 0.5) == late).collect();
+            let best = |e: &search::Example| {
+                let (_, text) = e.items.last().unwrap();
+                f1(&grammar::parse(&e.target).unwrap(), &grammar::parse(text).unwrap())
+            };
+            chosen.iter().map(|e| best(e)).sum::<f32>() / chosen.len() as f32
+        };
+        assert!(near(true) > near(false) + 0.05, "{} {}", near(true), near(false));
+    }
+    let texts =
+        |seed| -> Vec<String> { search::examples(5, seed, 12, 100, true).into_iter().map(|e| e.target).collect() };
+    assert_eq!(texts(1), texts(1));
+    assert_ne!(texts(1), texts(2));
 }

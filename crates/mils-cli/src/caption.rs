@@ -2,7 +2,7 @@
 
 use crate::args::{CaptionArgs, Format};
 use crate::report::{self, FileReport, Report};
-use crate::session::{Options, Run, Session};
+use crate::session::{Options, Run, Session, decimal};
 use crate::show::{Display, one_line, tell};
 use crate::trace::Trace;
 use anyhow::{Context, Result, bail};
@@ -246,7 +246,7 @@ fn result(file: &str, session: &Session, run: &Run) -> Value {
         "seconds": run.seconds,
         "models": session.names,
         "settings": session.config,
-        "temperature": session.temperature,
+        "temperature": decimal(session.temperature),
         "sampling": session.sampling,
         "interrupted": outcome.stopped_by == StoppedBy::Interrupted,
     })

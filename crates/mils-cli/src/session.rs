@@ -90,10 +90,20 @@ pub struct Run {
     pub seconds: Seconds,
 }
 
+/// A setting as it was written: widened to f64 as it is, 1.4 would be shown as 1.399999976158142.
+pub(crate) fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+fn as_written<S: serde::Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(decimal(*value))
+}
+
 /// How the language model is sampled, beside its temperature.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Sampling {
     /// Nucleus sampling.
+    #[serde(serialize_with = "as_written")]
     pub top_p: f32,
     /// Answers side by side.
     pub sequences: usize,

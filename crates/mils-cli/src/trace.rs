@@ -4,7 +4,7 @@
 //! brought it), `unusable` (what was said and why it was not scored), `step` (summary), `end`, `failed`. A run's
 //! `scored` and `unusable` records add up to the counts in its `end`, also when it was interrupted.
 
-use crate::session::{ModelNames, Run, Session};
+use crate::session::{ModelNames, Run, Session, decimal};
 use anyhow::{Context, Result};
 use mils_optim::Event;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ impl Trace {
         self.write(&json!({
             "type": "run", "version": env!("CARGO_PKG_VERSION"), "pack": pack, "scorer": scorer,
             "generator": generator, "backend": backend, "settings": session.config,
-            "temperature": session.temperature, "sampling": session.sampling,
+            "temperature": decimal(session.temperature), "sampling": session.sampling,
         }))
     }
 

@@ -95,7 +95,18 @@ fn json_trace_and_report_tell_the_same_run() {
     let (trace, report) = (dir.path().join("t.jsonl"), dir.path().join("r.html"));
     let two = &samples()[..2];
     let mut command = caption(&two[0]);
-    command.arg(&two[1]).args(["--format", "json", "--steps", "2", "--keep", "6", "--propose", "10"]);
+    command.arg(&two[1]).args([
+        "--format",
+        "json",
+        "--steps",
+        "2",
+        "--keep",
+        "6",
+        "--propose",
+        "10",
+        "--temperature",
+        "1.3",
+    ]);
     let (code, stdout, stderr) = run(command.arg("--trace").arg(&trace).arg("--report").arg(&report));
     assert_eq!(code, 0, "{stderr}");
     let results: Vec<Value> = stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
@@ -105,6 +116,7 @@ fn json_trace_and_report_tell_the_same_run() {
         assert!(result["score"].as_f64().unwrap().abs() <= 1.0001);
         assert!(result["steps"].as_u64().unwrap() <= 2);
         assert_eq!(result["settings"]["keep"], 6);
+        assert_eq!(result["temperature"], 1.3, "as it was written");
         assert_eq!(result["models"]["backend"], "cpu");
         for key in ["scored", "cache_hits", "unusable", "prompt_tokens", "reused_tokens", "generated_tokens"] {
             assert!(result["counts"][key].is_u64(), "{key}");

@@ -16,11 +16,11 @@ fn rows_per_piece(width: usize) -> usize {
 /// What follows a matrix product in the same pass over its result.
 #[derive(Clone, Copy)]
 pub struct Epilogue<'a> {
-    /// [N]
+    /// `[N]`
     pub bias: Option<&'a [f32]>,
     /// Applied after the bias.
     pub activation: Activation,
-    /// [M, N], added last
+    /// `[M, N]`, added last
     pub residual: Option<&'a [f32]>,
 }
 
@@ -64,7 +64,7 @@ pub fn activation(out: &mut [f32], x: &[f32], activation: Activation) {
     });
 }
 
-/// Layer normalisation over rows of `gamma.len()` elements, [.., D] to [.., D], the two moments in f64.
+/// Layer normalisation over rows of `gamma.len()` elements, `[.., D]` to `[.., D]`, the two moments in f64.
 pub fn layer_norm(out: &mut [f32], x: &[f32], gamma: &[f32], beta: &[f32], eps: f32) {
     let d = gamma.len();
     let piece = rows_per_piece(d) * d;
@@ -174,7 +174,7 @@ fn softmax(row: &mut [f32], seen: usize) {
     row.iter_mut().for_each(|v| *v *= scale);
 }
 
-/// Rows of `table` [V, D] by number, [M] to [M, D].
+/// Rows of `table` `[V, D]` by number, `[M]` to `[M, D]`.
 pub fn gather(out: &mut [f32], table: &[f32], rows: &[u32], d: usize) {
     for (out, &row) in out.chunks_exact_mut(d).zip(rows) {
         let at = row as usize * d;
@@ -182,7 +182,7 @@ pub fn gather(out: &mut [f32], table: &[f32], rows: &[u32], d: usize) {
     }
 }
 
-/// a + b, [.., S] + [S], b repeated along a.
+/// a + b, `[.., S]` + `[S]`, b repeated along a.
 pub fn add(out: &mut [f32], a: &[f32], b: &[f32]) {
     let piece = rows_per_piece(b.len()) * b.len();
     out.par_chunks_mut(piece).zip(a.par_chunks(piece)).for_each(|(out, a)| {
@@ -194,7 +194,7 @@ pub fn add(out: &mut [f32], a: &[f32], b: &[f32]) {
     });
 }
 
-/// [B, C, H, W] to rows of patches [B, H/p · W/p, C·p·p]; `shape` is the image's.
+/// `[B, C, H, W]` to rows of patches [B, H/p · W/p, C·p·p]; `shape` is the image's.
 pub fn patchify(out: &mut [f32], image: &[f32], shape: [usize; 4], patch: usize) {
     let [_, c, h, w] = shape;
     let (grid_w, row_len) = (w / patch, c * patch * patch);
@@ -211,7 +211,7 @@ pub fn patchify(out: &mut [f32], image: &[f32], shape: [usize; 4], patch: usize)
     });
 }
 
-/// One row before every sequence of `tokens` rows: [D], [B, S, D] to [B, S+1, D].
+/// One row before every sequence of `tokens` rows: `[D]`, `[B, S, D]` to `[B, S+1, D]`.
 pub fn prepend(out: &mut [f32], token: &[f32], x: &[f32], tokens: usize) {
     let d = token.len();
     for (out, x) in out.chunks_exact_mut((tokens + 1) * d).zip(x.chunks_exact(tokens * d)) {

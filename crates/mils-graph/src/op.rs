@@ -30,15 +30,15 @@ pub enum Activation {
 /// [`Op::Activation`], then [`Op::Add`] of the residual.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
-    /// [.., K]
+    /// `[.., K]`
     pub x: ValueId,
     /// [N, K]: PyTorch's layout
     pub weight: ValueId,
-    /// [N]
+    /// `[N]`
     pub bias: Option<ValueId>,
     /// Applied after the bias.
     pub activation: Activation,
-    /// [.., N], added last
+    /// `[.., N]`, added last
     pub residual: Option<ValueId>,
 }
 
@@ -77,56 +77,56 @@ pub enum Op {
     Linear(Linear),
     /// `(x - mean) / sqrt(var + eps) * gamma + beta` over the last dimension, population variance.
     LayerNorm {
-        /// [.., D]
+        /// `[.., D]`
         x: ValueId,
-        /// [D]
+        /// `[D]`
         gamma: ValueId,
-        /// [D]
+        /// `[D]`
         beta: ValueId,
         /// Added to the variance.
         eps: f32,
     },
     /// See [`Attention`].
     Attention(Attention),
-    /// Rows of `table` by `ids`: [V, D], u32 [..] -> [.., D].
+    /// Rows of `table` by `ids`: `[V, D]`, u32 `[..]` -> `[.., D]`.
     Embedding {
-        /// [V, D]
+        /// `[V, D]`
         table: ValueId,
-        /// u32 [..]; a run checks that all are below V
+        /// u32 `[..]`; a run checks that all are below V
         ids: ValueId,
     },
-    /// a + b, where b's shape is a's trailing dimensions: [.., S] + [S].
+    /// a + b, where b's shape is a's trailing dimensions: `[.., S]` + `[S]`.
     Add {
-        /// [.., S]
+        /// `[.., S]`
         a: ValueId,
-        /// [S]
+        /// `[S]`
         b: ValueId,
     },
-    /// Non-overlapping patches as rows: [B, C, H, W] -> [B, H/p · W/p, C·p·p]. With a convolution weight
-    /// [N, C, p, p] read as [N, C·p·p], [`Op::Linear`] of it is the patch embedding.
+    /// Non-overlapping patches as rows: `[B, C, H, W]` -> `[B, H/p · W/p, C·p·p]`. With a convolution weight
+    /// `[N, C, p, p]` read as `[N, C·p·p]`, [`Op::Linear`] of it is the patch embedding.
     Patchify {
-        /// [B, C, H, W]
+        /// `[B, C, H, W]`
         image: ValueId,
         /// p, which divides H and W
         patch: usize,
     },
-    /// Puts one row before every sequence: [D], [B, S, D] -> [B, S+1, D].
+    /// Puts one row before every sequence: `[D]`, `[B, S, D]` -> `[B, S+1, D]`.
     PrependToken {
-        /// [D]
+        /// `[D]`
         token: ValueId,
-        /// [B, S, D]
+        /// `[B, S, D]`
         x: ValueId,
     },
-    /// Rows of x by number: [R, D], u32 [M] -> [M, D].
+    /// Rows of x by number: `[R, D]`, u32 `[M]` -> `[M, D]`.
     GatherRows {
-        /// [R, D]
+        /// `[R, D]`
         x: ValueId,
-        /// u32 [M]; a run checks that all are below R
+        /// u32 `[M]`; a run checks that all are below R
         rows: ValueId,
     },
     /// x / max(|x|, 1e-12) over the last dimension, as `torch.nn.functional.normalize`.
     L2Normalize {
-        /// [.., D]
+        /// `[.., D]`
         x: ValueId,
     },
     /// Elementwise.

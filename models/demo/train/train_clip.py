@@ -21,6 +21,7 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from transformers import CLIPConfig, CLIPModel
 
 from common import BOS, EOS, clip_tokenizer, optimizers
@@ -295,7 +296,8 @@ def train_image(model, hints, data, rows, val, val_rows, args, rng, checkpoint):
         v = F.normalize(v.float(), dim=-1)
         contrast = soft_contrast(v @ flat.T, own @ flat.T)
         pull = (1 - (v * own).sum(1)).mean()
-        fade = 1 - 0.9 * done
+        # New heads would pull a trained tower away from where it is.
+        fade = 0.0 if args.init else 1 - 0.9 * done
         loss = contrast + 2.0 * pull + fade * (patch_loss + sum(scene_loss))
         for opt in opts:
             opt.zero_grad(set_to_none=True)
@@ -373,6 +375,8 @@ def main():
     ap.add_argument("--projection", type=int, default=384)
     ap.add_argument("--lr", type=float, default=1.5e-3)
     ap.add_argument("--text-lr", type=float, default=2e-3)
+    ap.add_argument("--init", help="train the image tower of this checkpoint further, on its locked text tower")
+    ap.add_argument("--pictures", type=int, default=0, help="use only so many of the training pictures")
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--threads", type=int, default=1)
     args = ap.parse_args()
@@ -381,15 +385,22 @@ def main():
     torch.set_num_threads(args.threads)
     torch._dynamo.config.recompile_limit = 64
 
-    data, val = Data(args.data, args.size), Data(args.val, args.size)
-    sample = [t for i in range(min(20000, len(data))) for t, _ in data.captions(i)]
-    tok = clip_tokenizer(sample, 1200)
-    model, hints = build(tok, args), Hints(args.width)
+    data, val = Data(args.data, args.size, args.pictures), Data(args.val, args.size)
+    if args.init:
+        tok = Tokenizer.from_file(str(pathlib.Path(args.init) / "tokenizer.json"))
+        model = CLIPModel.from_pretrained(args.init, dtype=torch.float32).train()
+        args.width = model.config.vision_config.hidden_size
+    else:
+        sample = [t for i in range(min(20000, len(data))) for t, _ in data.captions(i)]
+        tok = clip_tokenizer(sample, 1200)
+        model = build(tok, args)
+    hints = Hints(args.width)
     print(
         f"{len(data)} pictures, {tok.get_vocab_size()} tokens, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters", flush=True,
     )
-    train_text(model, tok, data, args, rng)
+    if not args.init:
+        train_text(model, tok, data, args, rng)
     begin = time.time()
     rows, val_rows = embed_all(model, tok, data, rng), embed_all(model, tok, val, rng)
     print(f"captions embedded, {time.time() - begin:.0f} s", flush=True)

@@ -25,8 +25,6 @@ pub mod tolerance {
     pub const TRAINED_FILE_COSINE: f32 = 0.9999;
     /// Largest difference of a resized pixel from Pillow's, in 8-bit steps.
     pub const PIXEL: f32 = 1.01;
-    /// Largest difference of an op's element between backends, relative to the largest element.
-    pub const OP: f32 = 2e-5;
 }
 
 /// Whether the GPU is left out: only on request, and loudly.

@@ -53,3 +53,18 @@ def optimizers(blocks, params, lr):
              {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.98),
         ),
     ]
+
+
+def set_rate(opts, lr):
+    for group in (g for opt in opts for g in opt.param_groups):
+        group["lr"] = lr
+
+
+def descend(loss, opts, params):
+    """One step of all optimizers, with clipped gradients."""
+    for opt in opts:
+        opt.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(params, 1.0)
+    for opt in opts:
+        opt.step()

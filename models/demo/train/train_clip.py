@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from transformers import CLIPConfig, CLIPModel
 
-from common import BOS, EOS, clip_tokenizer, optimizers
+from common import BOS, EOS, clip_tokenizer, descend, optimizers, set_rate
 
 MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
@@ -121,11 +121,6 @@ def rates(step, steps, begin, minutes):
     return done, min(1.0, (step + 1) / 200) * (0.49 * (1 + math.cos(math.pi * min(1.0, done))) + 0.02)
 
 
-def set_rate(opts, lr):
-    for group in (g for opt in opts for g in opt.param_groups):
-        group["lr"] = lr
-
-
 def soft_contrast(similarity, truth, scale=30.0):
     """How far (KL divergence) a softmax over similarities is from the same over the true ones."""
     target = (scale * truth).softmax(1)
@@ -163,12 +158,7 @@ def train_text(model, tok, data, args, rng):
         near = error.view(pictures, each, pictures, each).diagonal(dim1=0, dim2=2)
         contrast = soft_contrast(similarity, truth)
         loss = error.mean() + near.mean() + 0.02 * contrast
-        for opt in opts:
-            opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        for opt in opts:
-            opt.step()
+        descend(loss, opts, params)
         total += [error.mean().item(), near.mean().item(), near[:3, :3].mean().item() * 1.5, contrast.item()]
         step += 1
         if step % 200 == 0:
@@ -181,7 +171,7 @@ def train_text(model, tok, data, args, rng):
     print(f"text tower: {step} steps, {time.time() - begin:.0f} s", flush=True)
 
 
-def embed_all(model, tok, data, rng):
+def embed_all(model, tok, data):
     """Per picture: [full caption (mean of the ways to say it), six changed ones], as f16 rows."""
     model.eval()
     eos = tok.token_to_id(EOS)
@@ -299,12 +289,7 @@ def train_image(model, hints, data, rows, val, val_rows, args, rng, checkpoint):
         # New heads would pull a trained tower away from where it is.
         fade = 0.0 if args.init else 1 - 0.9 * done
         loss = contrast + 2.0 * pull + fade * (patch_loss + sum(scene_loss))
-        for opt in opts:
-            opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        for opt in opts:
-            opt.step()
+        descend(loss, opts, params)
         means += [contrast.item(), pull.item(), patch_loss.item(), scene_loss[0].item(), scene_loss[1].item()]
         step += 1
         if step % 50 == 0:
@@ -402,7 +387,7 @@ def main():
     if not args.init:
         train_text(model, tok, data, args, rng)
     begin = time.time()
-    rows, val_rows = embed_all(model, tok, data, rng), embed_all(model, tok, val, rng)
+    rows, val_rows = embed_all(model, tok, data), embed_all(model, tok, val)
     print(f"captions embedded, {time.time() - begin:.0f} s", flush=True)
     train_image(model, hints, data, rows, val, val_rows, args, rng, lambda: save(model, tok, args))
     save(model, tok, args)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from common import optimizers
+from common import descend, optimizers, set_rate
 
 START, END = "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (
@@ -241,16 +241,10 @@ def main():
             if done >= 1:
                 finished = True
                 break
-            for g in (g for opt in opts for g in opt.param_groups):
-                g["lr"] = args.lr * min(1, (step + 1) / 100) * (0.49 * (1 + math.cos(math.pi * done)) + 0.02)
+            set_rate(opts, args.lr * min(1, (step + 1) / 100) * (0.49 * (1 + math.cos(math.pi * done)) + 0.02))
             with torch.autocast("cpu", torch.bfloat16):
                 loss, full = hidden_loss(model, body, x, y, 0.3 * max(0.0, 1 - 3 * done))
-            for opt in opts:
-                opt.zero_grad(set_to_none=True)
-            full.backward()
-            torch.nn.utils.clip_grad_norm_(params, 1.0)
-            for opt in opts:
-                opt.step()
+            descend(full, opts, params)
             step += 1
             seen += len(x)
             mean += loss.item()

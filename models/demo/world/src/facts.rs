@@ -138,6 +138,15 @@ pub fn atom_names() -> Vec<String> {
     out
 }
 
+/// The sort of an atom, in the order of [`atom_names`]: noun, colour, size, count, position, background, relation.
+pub(crate) fn sort(atom: u16) -> u8 {
+    let begins = [layout::COLOUR, layout::SIZE, layout::COUNT, layout::POSITION, layout::BACKGROUND, layout::RELATION];
+    begins.iter().filter(|begin| atom >= **begin).count() as u8
+}
+
+/// The sort of relations, see [`sort`].
+pub(crate) const RELATION_SORT: u8 = 6;
+
 impl Facts {
     /// The nouns that are stated, in reading order.
     pub fn nouns(&self) -> Vec<u8> {

@@ -7,7 +7,7 @@
 //! itself is never scored, so that the answer is always new. Some searches are stuck: they never come upon some fact of
 //! the truth and end on a hill beside it, and what the answer must do is try what the list has not.
 
-use crate::facts::{Content, Facts, Relation, Split};
+use crate::facts::{Content, Facts, RELATION_SORT, Relation, Split, sort};
 pub use crate::simulate::Example;
 use crate::simulate::{labels, normal};
 use crate::{grammar, sample};
@@ -26,22 +26,9 @@ const PER_RUN: usize = 3;
 fn features(facts: &Facts) -> Vec<(u16, u8)> {
     const LOOSE: u16 = 6000;
     const SIDE: u16 = 7000;
-    let mut out: Vec<(u16, u8)> = facts
-        .atoms()
-        .into_iter()
-        .filter_map(|atom| {
-            let sort = match atom {
-                0..48 => 0,
-                48..432 => 1,
-                432..528 => 2,
-                528..672 => 3,
-                672..912 => 4,
-                912..920 => 5,
-                _ => return None,
-            };
-            Some((atom, sort))
-        })
-        .collect();
+    let mut out: Vec<(u16, u8)> = facts.atoms().into_iter().map(|atom| (atom, sort(atom))).collect();
+    // A relation is heard as which noun is on which side, below.
+    out.retain(|f| f.1 != RELATION_SORT);
     out.extend(facts.coloured().into_iter().map(|(_, colour)| (LOOSE + u16::from(colour), 7)));
     if let Content::Two { a, relation, b } = facts.content {
         let kind = u16::from(relation == Relation::Above) * 96;
@@ -175,7 +162,10 @@ fn run(initial: &[(String, Facts)], keep: usize, scale: u32, stuck: bool, rng: &
     steps.dedup();
     let mut out = Vec::with_capacity(steps.len());
     for step in 0..=steps.last().copied().unwrap_or_default() {
-        if steps.contains(&step) && !pool.is_empty() {
+        if pool.is_empty() {
+            break;
+        }
+        if steps.contains(&step) {
             let scores: Vec<f32> = pool.iter().rev().map(|p| p.0).collect();
             let items = labels(&scores, scale).into_iter().zip(pool.iter().rev().map(|p| p.1.clone())).collect();
             let progress = step as f32 / MOST_STEPS as f32;
@@ -183,9 +173,6 @@ fn run(initial: &[(String, Facts)], keep: usize, scale: u32, stuck: bool, rng: &
         }
         // The initial set is what it is; what comes later is blind.
         let parents: Vec<Facts> = pool.iter().map(|p| p.2).collect();
-        if parents.is_empty() {
-            break;
-        }
         pool.retain(|p| sees(&p.2));
         let hill = hill(&truth, &blind, rng);
         for _ in 0..manner.count {

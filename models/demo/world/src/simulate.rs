@@ -3,7 +3,7 @@
 //! A candidate's simulated score is a weighted F1 between its facts and the scene's, plus noise, sometimes with one
 //! fact of the scene misperceived: roughly what a small CLIP does.
 
-use crate::facts::{Content, Facts, Split};
+use crate::facts::{self, Content, Facts, Split};
 use crate::{grammar, sample};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -53,18 +53,8 @@ impl Taste {
         }
     }
 
-    /// The sort of an atom, by the numbering of [`crate::facts::atom_names`].
     fn weight(&self, atom: u16) -> f32 {
-        let sort = match atom {
-            0..48 => 0,
-            48..432 => 1,
-            432..528 => 2,
-            528..672 => 3,
-            672..912 => 4,
-            912..920 => 5,
-            _ => 6,
-        };
-        self.weights[sort]
+        self.weights[usize::from(facts::sort(atom))]
     }
 
     fn match_with(&self, truth: &BTreeSet<u16>, said: &BTreeSet<u16>) -> f32 {

@@ -1,14 +1,16 @@
 // softmax(scale * q k^T) v with an online softmax in f32. One workgroup of 64 computes one query row of one head:
 // keys come in chunks of 64, a lane scores one key of the chunk, then each lane accumulates its columns of v.
 // Grid: (queries, heads, batch). Head dimension at most 256.
+// Bounded, keys from lengths[batch] on are hidden; otherwise the binding of lengths is given any buffer.
 
-struct Params { queries: u32, keys: u32, heads: u32, head_dim: u32, scale: f32, causal: u32, pad0: u32, pad1: u32 }
+struct Params { queries: u32, keys: u32, heads: u32, head_dim: u32, scale: f32, causal: u32, bounded: u32, pad: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<f32>;
 @group(0) @binding(2) var<storage, read> k: array<f32>;
 @group(0) @binding(3) var<storage, read> v: array<f32>;
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+@group(0) @binding(4) var<storage, read> lengths: array<u32>;
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;
 
 const CHUNK: u32 = 64u;
 var<workgroup> query: array<f32, 256>;
@@ -25,9 +27,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         query[i] = q[q_row + i] * params.scale;
     }
     workgroupBarrier();
-    var seen = params.keys;
+    var end = params.keys;
     if params.causal != 0u {
-        seen = group.x + 1u;
+        end = group.x + 1u;
+    }
+    var seen = end;
+    if params.bounded != 0u {
+        seen = min(end, lengths[group.z]);
     }
     // An array, not a vec4: FXC (DX12 without dxcompiler.dll) refuses to store to a vector at a computed index.
     var acc: array<f32, 4>;
@@ -35,7 +41,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // softmax of the formula is.
     var largest = -3.0e38;
     var total = 0.0;
-    for (var start = 0u; start < seen; start += CHUNK) {
+    // To the end, not only to what is seen: FXC refuses barriers in a loop whose end may come from a buffer.
+    for (var start = 0u; start < end; start += CHUNK) {
         let key = start + lane;
         var score = -3.0e38;
         if key < seen {
@@ -62,7 +69,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         weights[lane] = weight;
         workgroupBarrier();
-        let count = min(CHUNK, seen - start);
+        let count = min(CHUNK, max(seen, start) - start);
         total *= correction;
         for (var c = 0u; c < 4u; c++) {
             acc[c] *= correction;

@@ -1,4 +1,4 @@
-// [B, C, H, W] to rows of patches [B, H/p * W/p, C*p*p]. One thread an output element.
+// [B, C, H, W] to rows of patches [B, H/p * W/p, C*p*p], the divisions rounded down. One thread an output element.
 
 struct Params { elements: u32, stride: u32, channels: u32, height: u32, width: u32, side: u32, pad0: u32, pad1: u32 }
 

@@ -49,6 +49,8 @@ pub enum Kernel {
     Patchify,
     /// prepend_token.wgsl
     PrependToken,
+    /// rope.wgsl
+    Rope,
 }
 
 const ACTIVATIONS: [Activation; 4] =
@@ -65,6 +67,7 @@ impl Kernel {
             Self::Add,
             Self::Patchify,
             Self::PrependToken,
+            Self::Rope,
         ];
         for activation in ACTIVATIONS {
             all.push(Self::Activation(activation));
@@ -103,6 +106,7 @@ impl Kernel {
             Self::Add => include_str!("add.wgsl").to_owned(),
             Self::Patchify => include_str!("patchify.wgsl").to_owned(),
             Self::PrependToken => include_str!("prepend_token.wgsl").to_owned(),
+            Self::Rope => include_str!("rope.wgsl").to_owned(),
         }
     }
 }

@@ -116,30 +116,40 @@ const MOST_SCORES: usize = 1 << 18;
 
 /// Attention, q [B, Sq, H·D], k and v [B, Sk, H·D] to [B, Sq, H·D]; see `mils_graph::Attention`. One task a head of a
 /// batch row, which takes its queries in blocks. A query that does not see a key does not see its NaN either.
-pub fn attention(out: &mut [f32], q: &[f32], k: &[f32], v: &[f32], s: AttentionShape) {
-    attention_in_blocks(out, [q, k, v], s, MOST_SCORES);
+/// `lengths`, `[B]`, are from 1 to Sk.
+pub fn attention(out: &mut [f32], [q, k, v]: [&[f32]; 3], lengths: Option<&[u32]>, s: AttentionShape) {
+    attention_in_blocks(out, [q, k, v], lengths, s, MOST_SCORES);
 }
 
-fn attention_in_blocks(out: &mut [f32], [q, k, v]: [&[f32]; 3], s: AttentionShape, most_scores: usize) {
+fn attention_in_blocks(
+    out: &mut [f32],
+    [q, k, v]: [&[f32]; 3],
+    lengths: Option<&[u32]>,
+    s: AttentionShape,
+    most_scores: usize,
+) {
     let tasks: Vec<Vec<f32>> = (0..s.batch * s.heads)
         .into_par_iter()
         .map_init(Vec::new, |scores: &mut Vec<f32>, task| {
             let mut result = vec![0.0; s.queries * s.head_dim];
-            let mut block = (most_scores / s.keys).min(s.queries).max(1);
+            let there = lengths.map_or(s.keys, |lengths| lengths[task / s.heads] as usize);
+            // How many keys the query of this number sees.
+            let sees = |query: usize| if s.causal { there.min(query + 1) } else { there };
+            let mut block = (most_scores / there).min(s.queries).max(1);
             // The weight of a hidden key is 0, but 0 · NaN is NaN: then only one by one, with the keys that it sees.
-            if s.causal && !all_finite(v, s.head(s.keys, task, 0, s.keys)) {
+            if s.causal && !all_finite(v, s.head(s.keys, task, 0, there)) {
                 block = 1;
             }
             for first in (0..s.queries).step_by(block) {
                 let rows = block.min(s.queries - first);
-                let keys = if s.causal { first + rows } else { s.keys };
+                let keys = sees(first + rows - 1);
                 scores.resize(rows * keys, 0.0);
                 let score_view = View::dense(rows, keys);
                 let seen = s.head(s.keys, task, 0, keys);
                 let queries = s.head(s.queries, task, first, rows);
                 matmul((scores, score_view), (q, queries), (k, seen.transposed()), s.scale, false);
                 for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
-                    softmax(row, if s.causal { first + i + 1 } else { keys });
+                    softmax(row, sees(first + i));
                 }
                 let view = View { offset: first * s.head_dim, ..View::dense(rows, s.head_dim) };
                 matmul((&mut result, view), (scores, score_view), (v, seen), 1.0, false);
@@ -194,7 +204,7 @@ pub fn add(out: &mut [f32], a: &[f32], b: &[f32]) {
     });
 }
 
-/// `[B, C, H, W]` to rows of patches [B, H/p · W/p, C·p·p]; `shape` is the image's.
+/// `[B, C, H, W]` to rows of patches [B, ⌊H/p⌋ · ⌊W/p⌋, C·p·p]; `shape` is the image's.
 pub fn patchify(out: &mut [f32], image: &[f32], shape: [usize; 4], patch: usize) {
     let [_, c, h, w] = shape;
     let (grid_w, row_len) = (w / patch, c * patch * patch);
@@ -217,6 +227,31 @@ pub fn prepend(out: &mut [f32], token: &[f32], x: &[f32], tokens: usize) {
     for (out, x) in out.chunks_exact_mut((tokens + 1) * d).zip(x.chunks_exact(tokens * d)) {
         out[..d].copy_from_slice(token);
         out[d..].copy_from_slice(x);
+    }
+}
+
+/// Rotary embedding of interleaved pairs, `[B, S, H·D]`; `cos` and `sin` are `[S, D]`, and `head_dim` is D, even.
+pub fn rope(out: &mut [f32], x: &[f32], [cos, sin]: [&[f32]; 2], heads: usize, head_dim: usize) {
+    let width = heads * head_dim;
+    let tokens = cos.len() / head_dim;
+    let rows = rows_per_piece(width);
+    out.par_chunks_mut(rows * width).zip(x.par_chunks(rows * width)).enumerate().for_each(|(piece, (out, x))| {
+        for (i, (out, x)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).enumerate() {
+            let at = (piece * rows + i) % tokens * head_dim;
+            let (cos, sin) = (&cos[at..at + head_dim], &sin[at..at + head_dim]);
+            for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+                rotate(out, x, cos, sin);
+            }
+        }
+    });
+}
+
+/// One head of one row of [`rope`].
+fn rotate(out: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32]) {
+    let pairs = |all| <[f32]>::as_chunks::<2>(all).0;
+    let tables = pairs(cos).iter().zip(pairs(sin));
+    for ((o, [a, b]), (c, s)) in out.as_chunks_mut::<2>().0.iter_mut().zip(pairs(x)).zip(tables) {
+        *o = [a * c[0] - b * s[0], b * c[1] + a * s[1]];
     }
 }
 
@@ -264,19 +299,19 @@ mod tests {
 
     #[test]
     fn blocks_of_queries_change_nothing() {
-        for causal in [false, true] {
+        for (causal, lengths) in [(false, None), (true, None), (false, Some(&[4, 13][..])), (true, Some(&[4, 13]))] {
             let s = AttentionShape { batch: 2, queries: 13, keys: 13, heads: 2, head_dim: 3, causal, scale: 0.7 };
             let n = 2 * 13 * 6;
             let (q, k, v) = (waves(n, 0.3), waves(n, 0.7), waves(n, 1.1));
             let run = |most| {
                 let mut out = vec![f32::NAN; n];
-                attention_in_blocks(&mut out, [&q, &k, &v], s, most);
+                attention_in_blocks(&mut out, [&q, &k, &v], lengths, s, most);
                 out
             };
             let whole = run(1 << 10);
             for most in [1, 13 * 4, 13 * 5] {
                 let worst = whole.iter().zip(run(most)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(worst < 1e-6, "causal {causal}, {most} scores: differs by {worst}");
+                assert!(worst < 1e-6, "causal {causal}, {lengths:?}, {most} scores: differs by {worst}");
             }
         }
     }
@@ -286,11 +321,11 @@ mod tests {
         let s = AttentionShape { batch: 1, queries: 4, keys: 4, heads: 1, head_dim: 2, causal: true, scale: 1.0 };
         let (mut k, mut v) = (waves(8, 0.5), waves(8, 0.9));
         let mut clean = [0.0; 8];
-        attention(&mut clean, &k, &k, &v, s);
+        attention(&mut clean, [&k, &k, &v], None, s);
         k[6..].fill(f32::NAN);
         v[6..].fill(f32::INFINITY);
         let mut out = [0.0; 8];
-        attention(&mut out, &waves(8, 0.5), &k, &v, s);
+        attention(&mut out, [&waves(8, 0.5), &k, &v], None, s);
         assert_eq!(out[..6], clean[..6]);
         assert!(out[6..].iter().all(|v| v.is_nan()));
     }

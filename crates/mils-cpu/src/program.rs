@@ -96,7 +96,7 @@ impl CpuProgram {
                 ops::linear(out, value(x), value(weight), [out.len() / n, n, k], epilogue);
             }
             Op::LayerNorm { x, gamma, beta, eps } => ops::layer_norm(out, value(x), value(gamma), value(beta), eps),
-            Op::Attention(Attention { q, k, v, heads, causal, scale }) => {
+            Op::Attention(Attention { q, k, v, heads, causal, lengths, scale }) => {
                 let s = AttentionShape {
                     batch: shape(q)[0],
                     queries: shape(q)[1],
@@ -106,7 +106,8 @@ impl CpuProgram {
                     causal,
                     scale,
                 };
-                ops::attention(out, value(q), value(k), value(v), s);
+                let lengths = lengths.map(|id| self.indices(inputs, id));
+                ops::attention(out, [q, k, v].map(value), lengths, s);
             }
             Op::Embedding { table, ids } => {
                 ops::gather(out, value(table), self.indices(inputs, ids), shape(table)[1]);
@@ -118,6 +119,9 @@ impl CpuProgram {
                 ops::patchify(out, value(image), [s[0], s[1], s[2], s[3]], patch);
             }
             Op::PrependToken { token, x } => ops::prepend(out, value(token), value(x), shape(x)[1]),
+            Op::Rope { x, cos, sin, heads } => {
+                ops::rope(out, value(x), [cos, sin].map(value), heads, shape(cos)[1]);
+            }
             Op::L2Normalize { x } => ops::l2_normalize(out, value(x), self.graph.node(x).width()),
             Op::Activation { x, activation } => ops::activation(out, value(x), activation),
         }

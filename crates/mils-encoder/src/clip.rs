@@ -92,7 +92,7 @@ impl Builder<'_> {
         let [q, k, v] = ["q_proj", "k_proj", "v_proj"]
             .map(|name| self.linear(&format!("{at}.self_attn.{name}"), h, d, Activation::None, None));
         let scale = ((d / heads) as f32).powf(-0.5);
-        let h = self.g.attention(Attention { q: q?, k: k?, v: v?, heads, causal, scale })?;
+        let h = self.g.attention(Attention { q: q?, k: k?, v: v?, heads, causal, lengths: None, scale })?;
         let x = self.linear(&format!("{at}.self_attn.out_proj"), h, d, Activation::None, Some(x))?;
         let h = self.layer_norm(&format!("{at}.layer_norm2"), x)?;
         let h = self.linear(&format!("{at}.mlp.fc1"), h, intermediate_size, activation, None)?;

@@ -80,6 +80,10 @@ pub(crate) fn lower(graph: &Graph, node: usize, most: u32) -> Result<Option<Disp
             let s = shape(image);
             done(Kernel::Patchify, vec![elements, stride, s[1], s[2], s[3], patch, 0, 0], vec![image], flat)
         }
+        Op::Rope { x, cos, sin, .. } => {
+            let s = shape(x);
+            done(Kernel::Rope, vec![elements, stride, s[1], s[2], width(cos), 0, 0, 0], vec![x, cos, sin], flat)
+        }
         Op::PrependToken { token, x } => {
             let s = shape(x);
             done(Kernel::PrependToken, vec![elements, stride, s[2], s[1]], vec![token, x], flat)
@@ -105,14 +109,16 @@ fn linear(graph: &Graph, elements: usize, op: Linear, most: u32) -> Result<Dispa
 }
 
 fn attention(graph: &Graph, op: Attention, most: u32) -> Result<Dispatch, BackendError> {
-    let Attention { q, k, v, heads, causal, scale } = op;
+    let Attention { q, k, v, heads, causal, lengths, scale } = op;
     let [batch, queries, width] = [0, 1, 2].map(|i| graph.shape(q)[i]);
     let head_dim = width / heads;
     within("a head of attention", head_dim as u64, MOST_HEAD_DIM, "elements")?;
     let keys = graph.shape(k)[1];
-    let params =
-        vec![queries as u32, keys as u32, heads as u32, head_dim as u32, scale.to_bits(), u32::from(causal), 0, 0];
-    dispatch(Kernel::Attention, params, vec![q, k, v], [queries, heads, batch], most)
+    let mut params = [queries, keys, heads, head_dim].map(|n| n as u32).to_vec();
+    params.extend([scale.to_bits(), u32::from(causal), u32::from(lengths.is_some()), 0]);
+    // Without lengths, their binding is given what is never read as such.
+    let reads = vec![q, k, v, lengths.unwrap_or(q)];
+    dispatch(Kernel::Attention, params, reads, [queries, heads, batch], most)
 }
 
 fn dispatch(
@@ -166,7 +172,8 @@ mod tests {
         assert_eq!(lowered(&[49, 3], normalize, 7).unwrap(), [7, 7, 1]);
         assert!(matches!(lowered(&[50, 3], normalize, 7), Err(BackendError::Limit { needed: 8, limit: 7, .. })));
         let attention = |g: &mut Graph, x| {
-            g.attention(Attention { q: x, k: x, v: x, heads: 1, causal: false, scale: 1.0 }).unwrap()
+            let op = Attention { q: x, k: x, v: x, heads: 1, causal: false, lengths: None, scale: 1.0 };
+            g.attention(op).unwrap()
         };
         assert_eq!(lowered(&[2, 65_535, 1], attention, MOST).unwrap(), [65_535, 1, 2]);
         assert!(matches!(lowered(&[2, 65_536, 1], attention, MOST), Err(BackendError::Limit { .. })));

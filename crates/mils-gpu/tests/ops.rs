@@ -138,7 +138,7 @@ fn attention() {
         let q = c.input(&[batch, queries, width]);
         let k = c.input(&[batch, keys, width]);
         let v = c.input(&[batch, keys, width]);
-        let op = Attention { q, k, v, heads, causal, scale: 0.3 };
+        let op = Attention { q, k, v, heads, causal, lengths: None, scale: 0.3 };
         let out = c.graph.attention(op).unwrap();
         c.agrees(&format!("attention {queries} x {keys}, {heads} heads of {head_dim}"), &backends, out);
     }
@@ -151,7 +151,7 @@ fn attention_of_large_and_of_hidden_values() {
     let mut c = Case::new(2);
     let data = c.floats(&[1, 70, 8]).into_f32().unwrap().into_iter().map(|v| (v * 4.0).round() / 4.0).collect();
     let x = c.given(HostTensor::f32(&[1, 70, 8], data).unwrap());
-    let op = Attention { q: x, k: x, v: x, heads: 1, causal: false, scale: 1024.0 };
+    let op = Attention { q: x, k: x, v: x, heads: 1, causal: false, lengths: None, scale: 1024.0 };
     let out = c.graph.attention(op).unwrap();
     c.agrees("attention with large scores", &backends, out);
     // What a query does not see is NaN, in the middle of a chunk and in a later one.
@@ -161,9 +161,53 @@ fn attention_of_large_and_of_hidden_values() {
         let mut data = c.floats(&[1, 70, 8]).into_f32().unwrap();
         data[from * 8..].fill(f32::NAN);
         let k = c.given(HostTensor::f32(&[1, 70, 8], data).unwrap());
-        let op = Attention { q, k, v: k, heads: 2, causal: true, scale: 0.5 };
+        let op = Attention { q, k, v: k, heads: 2, causal: true, lengths: None, scale: 0.5 };
         let out = c.graph.attention(op).unwrap();
         c.agrees("attention that must not see NaN", &backends, out);
+    }
+}
+
+#[test]
+fn attention_of_sequences_with_lengths() {
+    let backends = backends();
+    for (queries, keys, heads, head_dim, causal, lengths) in [
+        (1, 1, 1, 8, false, [1, 1, 1]),
+        (7, 7, 2, 40, true, [1, 3, 7]),
+        (65, 65, 3, 24, false, [65, 64, 2]),
+        (130, 130, 1, 80, true, [129, 66, 1]),
+        (2, 257, 2, 128, false, [64, 257, 65]),
+    ] {
+        let width = heads * head_dim;
+        let mut c = Case::new(10);
+        let q = c.input(&[3, queries, width]);
+        // What is hidden is NaN.
+        let hide = |mut data: Vec<f32>| {
+            for (sequence, &length) in data.chunks_exact_mut(keys * width).zip(&lengths) {
+                sequence[length as usize * width..].fill(f32::NAN);
+            }
+            HostTensor::f32(&[3, keys, width], data).unwrap()
+        };
+        let [k, v] = [0, 1].map(|_| {
+            let data = c.floats(&[3, keys, width]).into_f32().unwrap();
+            c.given(hide(data))
+        });
+        c.inputs.push(HostTensor::u32(&[3], lengths.to_vec()).unwrap());
+        let lengths = Some(c.graph.index_input("lengths", &[3]).unwrap());
+        let op = Attention { q, k, v, heads, causal, lengths, scale: 0.3 };
+        let out = c.graph.attention(op).unwrap();
+        c.agrees(&format!("attention {queries} x {keys} with lengths, causal {causal}"), &backends, out);
+    }
+}
+
+#[test]
+fn rope() {
+    let backends = backends();
+    for (batch, tokens, heads, head_dim) in [(1, 1, 1, 2), (2, 7, 3, 10), (3, 33, 4, 64), (1, 300, 2, 32)] {
+        let mut c = Case::new(11);
+        let x = c.input(&[batch, tokens, heads * head_dim]);
+        let (cos, sin) = (c.weight(&[tokens, head_dim]), c.input(&[tokens, head_dim]));
+        let out = c.graph.rope(x, cos, sin, heads).unwrap();
+        c.agrees(&format!("rope of {batch} x {tokens}, {heads} heads of {head_dim}"), &backends, out);
     }
 }
 
@@ -222,10 +266,12 @@ fn moving_values() {
     let rows = c.index(&[5], 24);
     let out = c.graph.gather_rows(flat, rows).unwrap();
     c.agrees("embedding, add, activation, prepend, reshape, gather", &backends, out);
-    let mut c = Case::new(7);
-    let image = c.input(&[2, 3, 15, 20]);
-    let out = c.graph.patchify(image, 5).unwrap();
-    c.agrees("patchify", &backends, out);
+    for (height, width) in [(15, 20), (19, 21), (5, 9)] {
+        let mut c = Case::new(7);
+        let image = c.input(&[2, 3, height, width]);
+        let out = c.graph.patchify(image, 5).unwrap();
+        c.agrees(&format!("patchify {height} x {width}"), &backends, out);
+    }
     let mut c = Case::new(8);
     let (x, one) = (c.input(&[3, 4]), c.weight(&[]));
     let out = c.graph.add(x, one).unwrap();

@@ -29,6 +29,16 @@ pub enum BackendError {
         /// The first index that is too large.
         limit: usize,
     },
+    /// A sequence has no keys, or more than there are.
+    #[error("`{name}` holds length {length}, but a length is 1 to {most}")]
+    LengthOutOfRange {
+        /// The input with the length.
+        name: String,
+        /// The length.
+        length: u32,
+        /// The largest length.
+        most: usize,
+    },
     /// Shape and data do not fit together.
     #[error(transparent)]
     Tensor(#[from] TensorError),
@@ -109,6 +119,6 @@ pub trait Program: Send {
     /// outputs.
     ///
     /// # Errors
-    /// If an input has the wrong type or shape, an index is out of range, or the device fails.
+    /// If an input has the wrong type or shape, an index or a length is out of range, or the device fails.
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, BackendError>;
 }

@@ -1,6 +1,6 @@
 //! What is checked where a graph meets data: the weights at compile time, the inputs before every run.
 
-use crate::{BackendError, DType, Graph, HostTensor, Op, ValueId};
+use crate::{Attention, BackendError, DType, Graph, HostTensor, Op, ValueId};
 
 impl Graph {
     /// Checks a graph before it is compiled: that its outputs are its own, and that its weights are held in their
@@ -26,7 +26,8 @@ impl Graph {
         Ok(())
     }
 
-    /// Checks inputs before a run: number, types, shapes, and that every index is inside its table.
+    /// Checks inputs before a run: number, types, shapes, that every index is inside its table, and that every
+    /// length is one.
     ///
     /// # Errors
     /// Names the first input that does not fit.
@@ -52,18 +53,30 @@ impl Graph {
             let (table, ids) = match node.op {
                 Op::Embedding { table, ids } => (table, ids),
                 Op::GatherRows { x, rows } => (x, rows),
+                Op::Attention(Attention { k, lengths: Some(lengths), .. }) => {
+                    let most = self.shape(k)[1];
+                    if let Some((name, length)) = self.misfit(inputs, lengths, |n| (1..=most).contains(&n)) {
+                        return Err(BackendError::LengthOutOfRange { name, length, most });
+                    }
+                    continue;
+                }
                 _ => continue,
             };
-            // Indices are inputs, or reshapes of inputs: no op computes them.
-            let ids = self.storage(ids);
-            let Some(at) = self.inputs().iter().position(|&i| i == ids) else { continue };
             let limit = self.shape(table)[0];
-            let found = inputs[at].as_u32().and_then(|all| all.iter().find(|&&i| i as usize >= limit));
-            if let Some(&index) = found {
-                return Err(BackendError::IndexOutOfRange { name: self.input_name(ids), index, limit });
+            if let Some((name, index)) = self.misfit(inputs, ids, |i| i < limit) {
+                return Err(BackendError::IndexOutOfRange { name, index, limit });
             }
         }
         Ok(())
+    }
+
+    /// The first number of an index input that does not fit, with the input's name.
+    fn misfit(&self, inputs: &[HostTensor], id: ValueId, fits: impl Fn(usize) -> bool) -> Option<(String, u32)> {
+        // Indices are inputs, or reshapes of inputs: no op computes them.
+        let id = self.storage(id);
+        let at = self.inputs().iter().position(|&i| i == id)?;
+        let found = inputs[at].as_u32()?.iter().copied().find(|&i| !fits(i as usize))?;
+        Some((self.input_name(id), found))
     }
 
     fn input_name(&self, id: ValueId) -> String {
@@ -128,6 +141,22 @@ mod tests {
         let ids = |last| HostTensor::u32(&[2, 2], vec![0, 1, 2, last]).unwrap();
         assert!(g.check_inputs(&[ids(2), x.clone()]).is_ok());
         assert!(matches!(g.check_inputs(&[ids(3), x]), Err(BackendError::IndexOutOfRange { index: 3, limit: 3, .. })));
+    }
+
+    #[test]
+    fn lengths_are_from_one_to_the_number_of_keys() {
+        let mut g = Graph::new();
+        let x = g.input("x", &[2, 3, 4]).unwrap();
+        let lengths = g.index_input("lengths", &[1, 2]).unwrap();
+        let lengths = g.reshape(lengths, &[2]).unwrap();
+        let op = Attention { q: x, k: x, v: x, heads: 1, causal: false, lengths: Some(lengths), scale: 1.0 };
+        let y = g.attention(op).unwrap();
+        g.output(y);
+        let x = HostTensor::f32(&[2, 3, 4], vec![0.0; 24]).unwrap();
+        let check = |last| g.check_inputs(&[x.clone(), HostTensor::u32(&[1, 2], vec![3, last]).unwrap()]);
+        assert!(check(1).is_ok() && check(3).is_ok());
+        assert!(matches!(check(0), Err(BackendError::LengthOutOfRange { length: 0, most: 3, .. })));
+        assert_eq!(check(4).unwrap_err().to_string(), "`lengths` holds length 4, but a length is 1 to 3");
     }
 
     #[test]

@@ -197,6 +197,10 @@ impl Graph {
             q[2]
         );
         ensure!("attention", !op.causal || q[1] == k[1], "causal attention needs as many queries as keys");
+        if let Some(lengths) = op.lengths {
+            let lengths = &self.at("attention", lengths)?.shape;
+            ensure!("attention", lengths == &q[..1], "lengths {lengths:?} are not one a sequence of k {k:?}");
+        }
         ensure!("attention", op.scale.is_finite(), "the scale {} is not finite", op.scale);
         let shape = q.clone();
         self.push("attention", Op::Attention(op), shape, DType::F32)
@@ -228,11 +232,11 @@ impl Graph {
     /// See [`Op::Patchify`].
     ///
     /// # Errors
-    /// If the patch does not divide the image.
+    /// If the patch is empty or larger than the image.
     pub fn patchify(&mut self, image: ValueId, patch: usize) -> Built {
         let s = &self.at("patchify", image)?.shape;
-        let fits = s.len() == 4 && patch > 0 && s[2].is_multiple_of(patch) && s[3].is_multiple_of(patch);
-        ensure!("patchify", fits, "patch {patch} does not divide image {s:?}");
+        let fits = s.len() == 4 && patch > 0 && patch <= s[2] && patch <= s[3];
+        ensure!("patchify", fits, "patch {patch} does not fit into image {s:?}");
         let shape = vec![s[0], (s[2] / patch) * (s[3] / patch), s[1] * patch * patch];
         self.push("patchify", Op::Patchify { image, patch }, shape, DType::F32)
     }
@@ -246,6 +250,21 @@ impl Graph {
         ensure!("prepend_token", s.len() == 3 && t[..] == s[2..], "token {t:?} does not fit {s:?}");
         let shape = vec![s[0], s[1] + 1, s[2]];
         self.push("prepend_token", Op::PrependToken { token, x }, shape, DType::F32)
+    }
+
+    /// See [`Op::Rope`].
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or a head has an odd number of elements.
+    pub fn rope(&mut self, x: ValueId, cos: ValueId, sin: ValueId, heads: usize) -> Built {
+        let shape = self.at("rope", x)?.shape.clone();
+        let (c, s) = (&self.at("rope", cos)?.shape, &self.at("rope", sin)?.shape);
+        let whole = heads > 0 && shape.len() == 3 && shape[2].is_multiple_of(heads);
+        ensure!("rope", whole, "{heads} heads do not fit x {shape:?}");
+        let wanted = [shape[1], shape[2] / heads];
+        ensure!("rope", wanted[1].is_multiple_of(2), "a head of {} elements has no pairs", wanted[1]);
+        ensure!("rope", c == &wanted && s == &wanted, "cos {c:?} and sin {s:?} are not {wanted:?}");
+        self.push("rope", Op::Rope { x, cos, sin, heads }, shape, DType::F32)
     }
 
     /// See [`Op::GatherRows`].
@@ -302,7 +321,7 @@ impl Graph {
         for (position, operand) in op.operands().into_iter().enumerate() {
             let wanted = match (&op, position) {
                 (Op::Reshape { .. }, _) => continue,
-                (Op::Embedding { .. } | Op::GatherRows { .. }, 1) => DType::U32,
+                (Op::Embedding { .. } | Op::GatherRows { .. }, 1) | (Op::Attention(_), 3) => DType::U32,
                 _ => DType::F32,
             };
             let found = self.at(op_name, operand)?.dtype;
@@ -364,7 +383,7 @@ mod tests {
         assert!(g.weight("w", &[4, 8]).is_err());
         assert!(g.input("none", &[3, 0]).is_err());
         assert!(g.input("huge", &[usize::MAX, 2]).is_err());
-        let heads = Attention { q: x, k: x, v: x, heads: 3, causal: false, scale: 1.0 };
+        let heads = Attention { q: x, k: x, v: x, heads: 3, causal: false, lengths: None, scale: 1.0 };
         assert!(g.attention(heads).is_err());
         assert!(g.patchify(x, 2).is_err());
         assert!(g.reshape(x, &[6, 9]).is_err());
@@ -401,11 +420,50 @@ mod tests {
         let w = g.weight("w", &[4]).unwrap();
         assert!(g.layer_norm(x, w, w, f32::NAN).is_err() && g.layer_norm(x, w, w, -1e-5).is_err());
         let q = g.reshape(x, &[1, 4, 4]).unwrap();
-        let op = Attention { q, k: q, v: q, heads: 2, causal: false, scale: f32::INFINITY };
+        let op = Attention { q, k: q, v: q, heads: 2, causal: false, lengths: None, scale: f32::INFINITY };
         assert!(g.attention(op).is_err() && g.attention(Attention { heads: 0, scale: 1.0, ..op }).is_err());
         // (2^60 + 1) · 16 wraps round to the 16 elements of x.
         assert!(g.reshape(x, &[(1 << 60) + 1, 16]).is_err());
         assert!(g.patchify(x, 1).is_err() && g.prepend_token(scalar, x).is_err());
+    }
+
+    #[test]
+    fn patches_leave_out_what_remains_of_the_image() {
+        let mut g = Graph::new();
+        let image = g.input("image", &[1, 3, 384, 30]).unwrap();
+        let patches = g.patchify(image, 14).unwrap();
+        assert_eq!(g.shape(patches), [1, 27 * 2, 3 * 14 * 14]);
+        assert!(g.patchify(image, 30).is_ok(), "as wide as the image");
+        assert!(g.patchify(image, 31).is_err() && g.patchify(image, 0).is_err());
+    }
+
+    #[test]
+    fn lengths_are_one_index_a_sequence() {
+        let mut g = Graph::new();
+        let x = g.input("x", &[2, 3, 8]).unwrap();
+        let [lengths, more] = [2, 3].map(|n| g.index_input("lengths", &[n]).unwrap());
+        let floats = g.input("floats", &[2]).unwrap();
+        let of = |lengths| Attention { q: x, k: x, v: x, heads: 2, causal: true, lengths: Some(lengths), scale: 1.0 };
+        assert!(g.attention(of(lengths)).is_ok());
+        assert!(g.attention(of(more)).unwrap_err().to_string().contains("lengths [3]"));
+        assert!(g.attention(of(floats)).unwrap_err().to_string().contains("operand 3 is F32"));
+    }
+
+    #[test]
+    fn rope_wants_whole_heads_of_pairs() {
+        let mut g = Graph::new();
+        let x = g.input("x", &[2, 3, 12]).unwrap();
+        let [six, four, three] = [6, 4, 3].map(|d| g.weight(&format!("w{d}"), &[3, d]).unwrap());
+        let rotated = g.rope(x, six, six, 2).unwrap();
+        assert_eq!(g.shape(rotated), [2, 3, 12]);
+        assert!(g.rope(x, four, four, 3).is_ok());
+        assert!(g.rope(x, six, four, 2).is_err() && g.rope(x, four, six, 2).is_err());
+        assert!(g.rope(x, three, three, 4).unwrap_err().to_string().contains("no pairs"));
+        assert!(
+            g.rope(x, six, six, 0).is_err() && g.rope(x, six, six, 5).is_err() && g.rope(six, six, six, 1).is_err()
+        );
+        let ids = g.index_input("ids", &[3, 6]).unwrap();
+        assert!(g.rope(x, ids, six, 2).is_err() && g.rope(x, six, ids, 2).is_err());
     }
 
     #[test]
@@ -418,12 +476,17 @@ mod tests {
         let mut g = Graph::new();
         let x = g.input("x", &[1, 4, 4]).unwrap();
         let linear = Linear { x, weight: x, bias: None, activation: Activation::None, residual: None };
+        let attention = Attention { q: x, k: far, v: x, heads: 1, causal: false, lengths: None, scale: 1.0 };
         let tried = [
             g.linear(Linear { x: far, ..linear }),
             g.linear(Linear { weight: far, ..linear }),
             g.layer_norm(far, x, x, 0.0),
             g.layer_norm(x, far, x, 0.0),
-            g.attention(Attention { q: x, k: far, v: x, heads: 1, causal: false, scale: 1.0 }),
+            g.attention(attention),
+            g.attention(Attention { k: x, lengths: Some(far), ..attention }),
+            g.rope(far, x, x, 1),
+            g.rope(x, far, x, 1),
+            g.rope(x, x, far, 1),
             g.embedding(far, x),
             g.add(x, far),
             g.patchify(far, 1),

@@ -56,6 +56,8 @@ pub struct Attention {
     pub heads: usize,
     /// A query at position i sees keys 0..=i; needs Sq = Sk.
     pub causal: bool,
+    /// u32 `[B]`: how many keys of each sequence are there, 1 to Sk, which a run checks. No query sees the later ones.
+    pub lengths: Option<ValueId>,
     /// Usually 1/sqrt(D)
     pub scale: f32,
 }
@@ -102,12 +104,13 @@ pub enum Op {
         /// `[S]`
         b: ValueId,
     },
-    /// Non-overlapping patches as rows: `[B, C, H, W]` -> `[B, H/p · W/p, C·p·p]`. With a convolution weight
-    /// `[N, C, p, p]` read as `[N, C·p·p]`, [`Op::Linear`] of it is the patch embedding.
+    /// Non-overlapping patches as rows: `[B, C, H, W]` -> `[B, ⌊H/p⌋ · ⌊W/p⌋, C·p·p]`. With a convolution weight
+    /// `[N, C, p, p]` read as `[N, C·p·p]`, [`Op::Linear`] of it is the patch embedding: a convolution of stride p, which
+    /// leaves out what remains of the image at the bottom and at the right.
     Patchify {
         /// `[B, C, H, W]`
         image: ValueId,
-        /// p, which divides H and W
+        /// p, at most H and W
         patch: usize,
     },
     /// Puts one row before every sequence: `[D]`, `[B, S, D]` -> `[B, S+1, D]`.
@@ -116,6 +119,18 @@ pub enum Op {
         token: ValueId,
         /// `[B, S, D]`
         x: ValueId,
+    },
+    /// Rotary position embedding of interleaved pairs. Each head's pair (a, b), elements 2i and 2i + 1 of a row at
+    /// position s, becomes (a · cos[s, 2i] - b · sin[s, 2i], b · cos[s, 2i+1] + a · sin[s, 2i+1]).
+    Rope {
+        /// `[B, S, H·D]`
+        x: ValueId,
+        /// `[S, D]`
+        cos: ValueId,
+        /// `[S, D]`
+        sin: ValueId,
+        /// H; D is even
+        heads: usize,
     },
     /// Rows of x by number: `[R, D]`, u32 `[M]` -> `[M, D]`.
     GatherRows {
@@ -155,11 +170,16 @@ impl Op {
                 all
             }
             Op::LayerNorm { x, gamma, beta, .. } => vec![x, gamma, beta],
-            Op::Attention(Attention { q, k, v, .. }) => vec![q, k, v],
+            Op::Attention(Attention { q, k, v, lengths, .. }) => {
+                let mut all = vec![q, k, v];
+                all.extend(lengths);
+                all
+            }
             Op::Embedding { table, ids } => vec![table, ids],
             Op::Add { a, b } => vec![a, b],
             Op::Patchify { image, .. } => vec![image],
             Op::PrependToken { token, x } => vec![token, x],
+            Op::Rope { x, cos, sin, .. } => vec![x, cos, sin],
             Op::GatherRows { x, rows } => vec![x, rows],
             Op::L2Normalize { x } | Op::Activation { x, .. } | Op::Reshape { x } => vec![x],
         }

@@ -57,7 +57,9 @@ fn compute<'a>(graph: &Graph, op: &Op, value: &dyn Fn(ValueId) -> &'a [f64]) -> 
             };
             rows(x).flat_map(normal).collect()
         }
-        Op::Attention(op) => attention([shape(op.q), shape(op.k)], [value(op.q), value(op.k), value(op.v)], op),
+        Op::Attention(op) => {
+            attention([shape(op.q), shape(op.k)], [op.q, op.k, op.v].map(value), op.lengths.map(value), op)
+        }
         Op::Embedding { table, ids } => gather(table, ids),
         Op::GatherRows { x, rows } => gather(x, rows),
         Op::Add { a, b } => value(a).iter().zip(value(b).iter().cycle()).map(|(a, b)| a + b).collect(),
@@ -65,6 +67,16 @@ fn compute<'a>(graph: &Graph, op: &Op, value: &dyn Fn(ValueId) -> &'a [f64]) -> 
         Op::PrependToken { token, x } => {
             let sequences = value(x).chunks(shape(x)[1] * shape(x)[2]);
             sequences.flat_map(|sequence| [value(token), sequence].concat()).collect()
+        }
+        Op::Rope { x, cos, sin, heads } => {
+            let (d, tokens) = (shape(x)[2] / heads, shape(x)[1]);
+            let element = |n: usize| {
+                let at = n / (heads * d) % tokens * d + n % d;
+                // The reference's rot(x): the pair (a, b) becomes (-b, a).
+                let turned = if n.is_multiple_of(2) { -value(x)[n + 1] } else { value(x)[n - 1] };
+                value(x)[n] * value(cos)[at] + turned * value(sin)[at]
+            };
+            (0..value(x).len()).map(element).collect()
         }
         Op::L2Normalize { x } => {
             let scale = |row: &[f64]| {
@@ -79,7 +91,7 @@ fn compute<'a>(graph: &Graph, op: &Op, value: &dyn Fn(ValueId) -> &'a [f64]) -> 
     }
 }
 
-fn attention(shapes: [&[usize]; 2], [q, k, v]: [&[f64]; 3], op: Attention) -> Vec<f64> {
+fn attention(shapes: [&[usize]; 2], [q, k, v]: [&[f64]; 3], lengths: Option<&[f64]>, op: Attention) -> Vec<f64> {
     let [&[batch, queries, width], &[_, keys, _]] = shapes else { unreachable!("checked by the graph") };
     let d = width / op.heads;
     let mut out = vec![0.0; q.len()];
@@ -87,7 +99,8 @@ fn attention(shapes: [&[usize]; 2], [q, k, v]: [&[f64]; 3], op: Attention) -> Ve
         let (b, i, h) = (n / op.heads / queries, n / op.heads % queries, n % op.heads);
         let head = |all: usize, row: usize| ((b * all + row) * width + h * d)..((b * all + row) * width + h * d + d);
         let query = &q[head(queries, i)];
-        let seen = if op.causal { i + 1 } else { keys };
+        let there = lengths.map_or(keys, |lengths| lengths[b] as usize);
+        let seen = if op.causal { there.min(i + 1) } else { there };
         let dot = |j| query.iter().zip(&k[head(keys, j)]).map(|(a, b)| a * b).sum::<f64>();
         let scores: Vec<f64> = (0..seen).map(|j| f64::from(op.scale) * dot(j)).collect();
         let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -2,7 +2,7 @@
 //! ops are compared with their formulas in mils-gpu's tests.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use mils_encoder::{ClipFiles, DualEncoder};
+use mils_encoder::{DualEncoder, ModelFiles};
 use mils_tests::{backends, compare, fixtures, tolerance};
 use std::path::Path;
 
@@ -15,7 +15,7 @@ fn clip_gives_the_embeddings_of_transformers() {
     for backend in backends() {
         for model in ["quick-gelu-old-eos", "gelu-f16", "sharded-bf16"] {
             let folder = fixtures().join(model);
-            let mut clip = ClipFiles::open(&folder).unwrap().load(&*backend).unwrap();
+            let mut clip = ModelFiles::open(&folder).unwrap().load(&*backend).unwrap();
             let reference = std::fs::read_to_string(folder.join("reference.json")).unwrap();
             let reference: serde_json::Value = serde_json::from_str(&reference).unwrap();
             let scale = reference["logit_scale"].as_f64().unwrap() as f32;
@@ -53,13 +53,13 @@ fn image(path: &Path) -> mils_media::RgbImage {
 
 #[test]
 fn resizing_and_cropping_are_pillows() {
-    use mils_media::{Crop, Preprocess, Resample, Resize};
+    use mils_media::{Crop, CropRounding, Preprocess, Resample, Resize};
     for (model, resize, crop, resample) in [
         ("quick-gelu-old-eos", Resize::ShortestEdge(42), Some(42), Resample::Bicubic),
         ("gelu-f16", Resize::ShortestEdge(64), Some(64), Resample::Bilinear),
         ("sharded-bf16", Resize::Exact { height: 35, width: 35 }, None, Resample::Bicubic),
     ] {
-        let crop = crop.map(|n| Crop { height: n, width: n });
+        let crop = crop.map(|n| Crop { height: n, width: n, rounding: CropRounding::Down });
         let steps = Preprocess { resize: Some(resize), resample, crop, rescale: None, normalize: None };
         let plain = Preprocess { resize: None, crop: None, ..steps.clone() };
         for i in 0..3 {

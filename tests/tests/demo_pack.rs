@@ -1,7 +1,7 @@
 //! The bundled CLIP, which is trained, against what transformers computes with it (conformance/make_fixtures.py).
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use mils_encoder::{ClipFiles, DualEncoder};
+use mils_encoder::{DualEncoder, ModelFiles};
 use mils_models::Pack;
 use mils_tests::{backends, compare, fixtures, tolerance};
 use std::path::Path;
@@ -27,7 +27,7 @@ fn the_bundled_clip_scores_as_transformers_does() {
         .map(|name| mils_media::decode_image(&samples.join(name), &Default::default()).unwrap())
         .collect();
     for backend in backends() {
-        let mut clip = ClipFiles::open(&pack.scorer_path()).unwrap().load(&*backend).unwrap();
+        let mut clip = ModelFiles::open(&pack.scorer_path()).unwrap().load(&*backend).unwrap();
         let texts = clip.embed_texts(&reference.texts).unwrap();
         for (i, theirs) in reference.text_embeds.iter().enumerate() {
             compare(&format!("{} {:?}", backend.name(), reference.texts[i]), texts.row(i), theirs);

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use mils_cpu::Cpu;
-use mils_encoder::{ClipEncoder, ClipFiles, DualEncoder, Embeddings};
+use mils_encoder::{DualEncoder, Embeddings, Encoder, ModelFiles};
 use mils_gpu::Gpu;
 use mils_graph::Backend;
 use mils_llm::{LlamaGenerator, LlamaOptions};
@@ -123,7 +123,7 @@ pub struct Session {
     pub temperature: f32,
     /// The rest of the sampling, for whoever wants to repeat a run.
     pub sampling: Sampling,
-    encoder: ClipEncoder,
+    encoder: Encoder,
     generator: LlamaGenerator,
     initial: Vec<String>,
     /// Embeddings of the initial set, and where each text is in them.
@@ -169,7 +169,7 @@ impl Session {
         let config = config(&pack.settings, options);
         let temperature = options.temperature.unwrap_or(pack.settings.temperature);
         // Checked first: it is quick, and a damaged file should not cost the loading of a large language model.
-        let files = ClipFiles::open(&pack.scorer_path())?;
+        let files = ModelFiles::open(&pack.scorer_path())?;
         say("loading the language model");
         let sampling = Sampling {
             top_p: pack.settings.top_p,
@@ -298,7 +298,7 @@ fn open_generator(
 
 /// Cosine of texts with one picture; the initial set's embeddings are there already.
 struct ImageScorer<'a> {
-    encoder: &'a mut ClipEncoder,
+    encoder: &'a mut Encoder,
     image: Embeddings,
     rows: &'a Embeddings,
     index: &'a HashMap<String, usize>,

@@ -1,11 +1,13 @@
 //! An encoder on a device: batches, length buckets, and programs kept for shapes that come again.
 
-use crate::clip;
-use crate::config::ClipConfig;
+use crate::arch::{Architecture, Calibration, ImagePool, ImageSize};
 use crate::error::EncoderError;
-use crate::tokenizer::TextTokenizer;
+use crate::files::Scores;
+use crate::forward;
+use crate::positions::PositionGrid;
+use crate::tokenizer::{TextTokenizer, Tokens};
 use mils_graph::{Graph, GraphError, HostTensor, Program, TensorError, WeightSet};
-use mils_media::{Preprocess, RgbImage};
+use mils_media::{Pixels, Preprocess, RgbImage};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
@@ -74,8 +76,14 @@ pub trait DualEncoder {
     /// Width of the shared space.
     fn dim(&self) -> usize;
 
-    /// The factor that the model was trained to apply to cosines before its softmax.
+    /// What the model was trained to make of cosines.
+    fn calibration(&self) -> Calibration;
+
+    /// The factor that it applies to cosines first.
     fn logit_scale(&self) -> f32;
+
+    /// What it adds to them then; 0 with [`Calibration::Softmax`].
+    fn logit_bias(&self) -> f32;
 
     /// One row an image, in order.
     ///
@@ -88,13 +96,36 @@ pub trait DualEncoder {
     /// # Errors
     /// If a text cannot be tokenised, or the device fails.
     fn embed_texts(&mut self, texts: &[String]) -> Result<Embeddings, EncoderError>;
+
+    /// The model's own scores, 0 to 1, of texts with one image, by their cosines: probabilities that sum to 1 over
+    /// these texts with [`Calibration::Softmax`], of each text by itself with [`Calibration::Sigmoid`].
+    fn scores(&self, cosines: &[f32]) -> Vec<f32> {
+        let (scale, bias) = (f64::from(self.logit_scale()), f64::from(self.logit_bias()));
+        let logits = cosines.iter().map(|&c| f64::from(c) * scale + bias);
+        match self.calibration() {
+            Calibration::Sigmoid => logits.map(|l| (1.0 / (1.0 + (-l).exp())) as f32).collect(),
+            Calibration::Softmax => {
+                let largest = logits.clone().fold(f64::NEG_INFINITY, f64::max);
+                let powers: Vec<f64> = logits.map(|l| (l - largest).exp()).collect();
+                let total: f64 = powers.iter().sum();
+                powers.iter().map(|p| (p / total) as f32).collect()
+            }
+        }
+    }
 }
 
 /// Shape of a compiled program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Bucket {
-    Images(usize),
-    Texts { batch: usize, tokens: usize },
+    /// `patches` only where pictures have any number of them; 0 otherwise.
+    Images {
+        batch: usize,
+        patches: usize,
+    },
+    Texts {
+        batch: usize,
+        tokens: usize,
+    },
 }
 
 /// Most rows of one run: enough to fill a device, and a bound on its memory.
@@ -102,38 +133,60 @@ const MOST_TEXTS: usize = 64;
 const MOST_IMAGES: usize = 16;
 /// Texts are padded to a multiple of this many tokens, so that shapes come again.
 const TOKEN_STEP: usize = 8;
+/// Pictures of any size are padded to a multiple of this many patches.
+const PATCH_STEP: usize = 32;
 /// Programs that are kept; each holds its activations.
 const MOST_PROGRAMS: usize = 48;
 
-/// CLIP on a device.
-pub struct ClipEncoder {
+/// A model on a device.
+pub struct Encoder {
     name: String,
-    config: ClipConfig,
+    arch: Architecture,
     preprocess: Preprocess,
     tokenizer: TextTokenizer,
     weights: Box<dyn WeightSet>,
-    logit_scale: f32,
+    positions: Option<PositionGrid>,
+    scores: Scores,
     programs: HashMap<Bucket, Box<dyn Program>>,
 }
 
-impl ClipEncoder {
+impl Encoder {
     pub(crate) fn new(
         name: String,
-        config: ClipConfig,
+        arch: Architecture,
         preprocess: Preprocess,
         tokenizer: TextTokenizer,
         weights: Box<dyn WeightSet>,
-        logit_scale: f32,
+        positions: Option<PositionGrid>,
+        scores: Scores,
     ) -> Self {
-        Self { name, config, preprocess, tokenizer, weights, logit_scale, programs: HashMap::new() }
+        Self { name, arch, preprocess, tokenizer, weights, positions, scores, programs: HashMap::new() }
     }
 
-    /// Token ids of a text, as the model gets them, without padding.
+    /// What the model is made of.
+    pub fn architecture(&self) -> &Architecture {
+        &self.arch
+    }
+
+    /// The steps from a picture to the model's input.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// Token ids of a text, with begin and end, without padding.
     ///
     /// # Errors
     /// If it cannot be tokenised.
     pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, EncoderError> {
         self.tokenizer.encode(text)
+    }
+
+    /// Token ids of a text as the model gets them: with padding where it attends to that (SigLIP).
+    ///
+    /// # Errors
+    /// If it cannot be tokenised.
+    pub fn model_tokens(&self, text: &str) -> Result<Vec<u32>, EncoderError> {
+        self.tokenizer.tokens(text).map(|tokens| tokens.ids)
     }
 
     /// The embeddings, [rows, dim], of one run of the bucket's program, which is compiled where it is new.
@@ -143,14 +196,14 @@ impl ClipEncoder {
         }
         let program = match self.programs.entry(bucket) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.weights.compile(&graph(&self.config, bucket)?)?),
+            Entry::Vacant(entry) => entry.insert(self.weights.compile(&graph(&self.arch, bucket)?)?),
         };
         let out = program.run(inputs)?.into_iter().next().and_then(HostTensor::into_f32).unwrap_or_default();
         let (rows, tower) = match bucket {
-            Bucket::Images(batch) => (batch, "image"),
+            Bucket::Images { batch, .. } => (batch, "image"),
             Bucket::Texts { batch, .. } => (batch, "text"),
         };
-        let wanted = [rows, self.config.projection_dim];
+        let wanted = [rows, self.arch.dim];
         if out.len() != wanted[0] * wanted[1] {
             return Err(TensorError::Elements { shape: wanted.to_vec(), found: out.len() }.into());
         }
@@ -159,21 +212,105 @@ impl ClipEncoder {
         }
         Ok(out)
     }
-}
 
-fn graph(config: &ClipConfig, bucket: Bucket) -> Result<Graph, GraphError> {
-    let dim = config.projection_dim;
-    match bucket {
-        Bucket::Images(batch) => clip::vision(&config.vision, dim, batch),
-        Bucket::Texts { batch, tokens } => clip::text(&config.text, dim, batch, tokens),
+    /// Which row of each picture is pooled, numbered over the batch: the class token's, or the one learnt query.
+    fn image_rows(&self, batch: usize) -> Result<HostTensor, TensorError> {
+        let step = match self.arch.image.pool {
+            ImagePool::ClassToken => self.arch.image.most_tokens(),
+            ImagePool::Attention { .. } => 0,
+        };
+        HostTensor::u32(&[batch], (0..batch).map(|i| (i * step) as u32).collect())
+    }
+
+    /// Pictures of one size.
+    fn embed_fixed(&mut self, images: &[RgbImage], height: usize, width: usize) -> Result<Vec<f32>, EncoderError> {
+        let mut data = Vec::with_capacity(images.len() * self.arch.dim);
+        for now in batches(images, MOST_IMAGES) {
+            let batch = now.len();
+            let mut pixels = Vec::with_capacity(batch * 3 * height * width);
+            for image in now {
+                pixels.extend(self.preprocess.apply(image)?.data);
+            }
+            let inputs = [HostTensor::f32(&[batch, 3, height, width], pixels)?, self.image_rows(batch)?];
+            data.extend(self.run(Bucket::Images { batch, patches: 0 }, &inputs)?);
+        }
+        Ok(data)
+    }
+
+    /// Pictures of any size: those with about as many patches go through together.
+    fn embed_flexible(&mut self, images: &[RgbImage], most_patches: usize) -> Result<Vec<f32>, EncoderError> {
+        let (dim, patch) = (self.arch.dim, self.arch.image.patch);
+        let mut data = vec![0.0; images.len() * dim];
+        // Only their sizes are known before they are made: pixels of all pictures would not fit the memory.
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (i, image) in images.iter().enumerate() {
+            let (height, width) = self.preprocess.size(image.width(), image.height())?;
+            let count = (height / patch) * (width / patch);
+            groups.entry(count.next_multiple_of(PATCH_STEP).min(most_patches.max(count))).or_default().push(i);
+        }
+        for (patches, group) in groups {
+            for now in batches(&group, MOST_IMAGES) {
+                let inputs = self.flexible_inputs(images, now, patches)?;
+                let out = self.run(Bucket::Images { batch: now.len(), patches }, &inputs)?;
+                for (&i, row) in now.iter().zip(out.chunks_exact(dim)) {
+                    data[i * dim..(i + 1) * dim].copy_from_slice(row);
+                }
+            }
+        }
+        Ok(data)
+    }
+
+    fn flexible_inputs(
+        &self,
+        images: &[RgbImage],
+        now: &[usize],
+        patches: usize,
+    ) -> Result<[HostTensor; 4], EncoderError> {
+        let (patch, width, batch) = (self.arch.image.patch, self.arch.image.blocks.width, now.len());
+        let per_patch = patch * patch * 3;
+        let (mut pixels, mut positions, mut lengths) = (vec![], vec![], vec![]);
+        for (k, &i) in now.iter().enumerate() {
+            let made = self.preprocess.apply(&images[i])?;
+            let (rows, columns) = (made.height / patch, made.width / patch);
+            lengths.push((rows * columns) as u32);
+            pixels.extend(patches_of(&made, patch));
+            // Padding is hidden from the attention; any number will do.
+            pixels.resize((k + 1) * patches * per_patch, 0.0);
+            if let Some(grid) = &self.positions {
+                positions.extend(grid.resized(rows, columns));
+            }
+            positions.resize((k + 1) * patches * width, 0.0);
+        }
+        Ok([
+            HostTensor::f32(&[batch, patches, per_patch], pixels)?,
+            HostTensor::f32(&[batch, patches, width], positions)?,
+            HostTensor::u32(&[batch], lengths)?,
+            self.image_rows(batch)?,
+        ])
     }
 }
 
-/// Where in its row a text is pooled: at its first end token, or at its largest id in old files (eos 2).
-fn pooled_at(eos: u32, ids: &[u32]) -> usize {
-    let pooled = if eos == 2 { ids.iter().copied().max().unwrap_or_default() } else { eos };
-    // As the reference's argmax over "is it the end token": 0 where there is none.
-    ids.iter().position(|&id| id == pooled).unwrap_or_default()
+fn graph(arch: &Architecture, bucket: Bucket) -> Result<Graph, GraphError> {
+    match bucket {
+        Bucket::Images { batch, patches } => forward::image(arch, batch, patches),
+        Bucket::Texts { batch, tokens } => forward::text(arch, batch, tokens),
+    }
+}
+
+/// Patches as rows, channels last: `convert_image_to_patches` of transformers' SigLIP 2.
+fn patches_of(image: &Pixels, patch: usize) -> Vec<f32> {
+    let (height, width) = (image.height, image.width);
+    let mut out = Vec::with_capacity(height * width * 3);
+    for top in (0..height / patch).map(|row| row * patch) {
+        for left in (0..width / patch).map(|column| column * patch) {
+            for y in top..top + patch {
+                for x in left..left + patch {
+                    out.extend((0..3).map(|c| image.data[(c * height + y) * width + x]));
+                }
+            }
+        }
+    }
+    out
 }
 
 /// Cuts `n` rows into runs of powers of two, so that few shapes are compiled and none is padded.
@@ -188,58 +325,62 @@ fn runs(mut n: usize, most: usize) -> Vec<usize> {
     out
 }
 
-impl DualEncoder for ClipEncoder {
+/// The rows in such runs.
+fn batches<T>(mut rows: &[T], most: usize) -> impl Iterator<Item = &[T]> {
+    runs(rows.len(), most).into_iter().map(move |batch| {
+        let (now, later) = rows.split_at(batch);
+        rows = later;
+        now
+    })
+}
+
+impl DualEncoder for Encoder {
     fn name(&self) -> &str {
         &self.name
     }
 
     fn dim(&self) -> usize {
-        self.config.projection_dim
+        self.arch.dim
+    }
+
+    fn calibration(&self) -> Calibration {
+        self.scores.calibration
     }
 
     fn logit_scale(&self) -> f32 {
-        self.logit_scale
+        self.scores.scale
+    }
+
+    fn logit_bias(&self) -> f32 {
+        self.scores.bias
     }
 
     fn embed_images(&mut self, images: &[RgbImage]) -> Result<Embeddings, EncoderError> {
-        let size = self.config.vision.image_size;
-        let tokens = (size / self.config.vision.patch_size).pow(2) + 1;
-        let mut data = Vec::with_capacity(images.len() * self.dim());
-        let mut left = images;
-        for batch in runs(images.len(), MOST_IMAGES) {
-            let (now, later) = left.split_at(batch);
-            left = later;
-            let mut pixels = Vec::with_capacity(batch * 3 * size * size);
-            for image in now {
-                pixels.extend(self.preprocess.apply(image)?.data);
-            }
-            let rows = (0..batch).map(|i| (i * tokens) as u32).collect();
-            let inputs = [HostTensor::f32(&[batch, 3, size, size], pixels)?, HostTensor::u32(&[batch], rows)?];
-            data.extend(self.run(Bucket::Images(batch), &inputs)?);
-        }
-        Ok(Embeddings::new(self.dim(), data)?)
+        let data = match self.arch.image.size {
+            ImageSize::Fixed { height, width } => self.embed_fixed(images, height, width)?,
+            ImageSize::Flexible { most_patches, .. } => self.embed_flexible(images, most_patches)?,
+        };
+        Ok(Embeddings::new(self.arch.dim, data)?)
     }
 
     fn embed_texts(&mut self, texts: &[String]) -> Result<Embeddings, EncoderError> {
-        let (dim, eos) = (self.dim(), self.config.text.eos_token_id);
+        let dim = self.arch.dim;
         let mut data = vec![0.0; texts.len() * dim];
-        let mut groups: BTreeMap<usize, Vec<(usize, Vec<u32>)>> = BTreeMap::new();
+        let mut groups: BTreeMap<usize, Vec<(usize, Tokens)>> = BTreeMap::new();
         for (i, text) in texts.iter().enumerate() {
-            let ids = self.tokenizer.encode(text)?;
-            let tokens = ids.len().next_multiple_of(TOKEN_STEP).min(self.config.text.max_positions);
-            groups.entry(tokens).or_default().push((i, ids));
+            let text = self.tokenizer.tokens(text)?;
+            let tokens = text.ids.len().next_multiple_of(TOKEN_STEP).min(self.arch.text.context);
+            groups.entry(tokens).or_default().push((i, text));
         }
         for (tokens, group) in groups {
-            let mut left = &group[..];
-            for batch in runs(group.len(), MOST_TEXTS) {
-                let (now, later) = left.split_at(batch);
-                left = later;
+            for now in batches(&group, MOST_TEXTS) {
+                let batch = now.len();
                 let mut ids = Vec::with_capacity(batch * tokens);
                 let mut rows = Vec::with_capacity(batch);
                 for (k, (_, text)) in now.iter().enumerate() {
-                    rows.push((k * tokens + pooled_at(eos, text)) as u32);
-                    ids.extend(text);
-                    // Nothing before the end token can see what is put here.
+                    rows.push((k * tokens + text.pooled) as u32);
+                    ids.extend(&text.ids);
+                    // Texts that are shorter are causal: nothing before the end token can see what is put here.
                     ids.resize((k + 1) * tokens, 0);
                 }
                 let inputs = [
@@ -259,16 +400,8 @@ impl DualEncoder for ClipEncoder {
 
 #[cfg(test)]
 mod tests {
-    use super::{Embeddings, pooled_at, runs};
-
-    #[test]
-    fn texts_are_pooled_at_the_first_end_or_at_the_largest_id() {
-        assert_eq!(pooled_at(9, &[8, 3, 9, 4, 9]), 2);
-        // An added token above the end token, with the old rule and with the new.
-        assert_eq!(pooled_at(2, &[8, 3, 2, 11, 9]), 3);
-        assert_eq!(pooled_at(9, &[8, 3, 2, 11, 9]), 4);
-        assert_eq!(pooled_at(9, &[8, 3]), 0);
-    }
+    use super::{Embeddings, batches, patches_of, runs};
+    use mils_media::Pixels;
 
     #[test]
     fn embeddings_are_whole_rows() {
@@ -283,5 +416,13 @@ mod tests {
         assert_eq!(runs(37, 64), [32, 4, 1]);
         assert_eq!(runs(130, 64), [64, 64, 2]);
         assert_eq!(runs(0, 64), [0_usize; 0]);
+        assert_eq!(batches(&[1, 2, 3], 64).collect::<Vec<_>>(), [&[1, 2][..], &[3]]);
+    }
+
+    #[test]
+    fn patches_are_rows_with_channels_last() {
+        // Two patches of 1 x 1: red, green and blue of the first, then of the second.
+        let image = Pixels { data: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0], height: 1, width: 2 };
+        assert_eq!(patches_of(&image, 1), [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]);
     }
 }

@@ -22,24 +22,24 @@ pub enum EncoderError {
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Its shape by config.json.
+        /// Its shape by the configuration.
         expected: Vec<usize>,
     },
-    /// A tensor has another shape than config.json says.
-    #[error("{}: tensor `{name}` should be {expected:?} by config.json but is {found:?}", path.display())]
+    /// A tensor has another shape than the configuration says.
+    #[error("{}: tensor `{name}` should be {expected:?} by the configuration but is {found:?}", path.display())]
     TensorShape {
         /// The file.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// By config.json.
+        /// By the configuration.
         expected: Vec<usize>,
         /// In the file.
         found: Vec<usize>,
     },
     /// Tensors that the model has no place for.
     #[error(
-        "{}: {count} tensors do not belong to the model of config.json, the first is `{}`",
+        "{}: {count} tensors do not belong to the configured model, the first is `{}`",
         path.display(),
         name.escape_debug()
     )]
@@ -62,8 +62,8 @@ pub enum EncoderError {
     /// An image cannot be brought to the model's size.
     #[error(transparent)]
     Preprocess(#[from] mils_media::PreprocessError),
-    /// The shapes of config.json do not fit together, or a batch of them is too large.
-    #[error("config.json asks for a model that cannot be built: {0}")]
+    /// The shapes of the configuration do not fit together, or a batch of them is too large.
+    #[error("the configuration asks for a model that cannot be built: {0}")]
     Graph(#[from] GraphError),
     /// An embedding has values that are no numbers.
     #[error(

@@ -1,11 +1,13 @@
 //! A checkpoint folder, read and checked.
 
-use crate::clip;
-use crate::config::{ClipConfig, read_preprocess};
-use crate::encoder::ClipEncoder;
+use crate::arch::{Architecture, Calibration, ImageSize};
+use crate::encoder::Encoder;
 use crate::error::EncoderError;
+use crate::layout::{Description, describe};
+use crate::tensors::{Source, Tensor, made, tensors};
 use crate::tokenizer::TextTokenizer;
 use crate::weights::Checkpoint;
+use crate::{forward, positions::PositionGrid};
 use mils_graph::{Backend, HostTensor};
 use mils_media::Preprocess;
 use std::io::ErrorKind;
@@ -24,23 +26,37 @@ pub(crate) fn read_text(path: &Path) -> Result<String, EncoderError> {
 
 pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> EncoderError {
     match error.kind() {
-        ErrorKind::NotFound => EncoderError::file(path, "is missing; a CLIP checkpoint folder has it"),
+        ErrorKind::NotFound => EncoderError::file(path, "is missing; a checkpoint folder has it"),
         _ => EncoderError::file(path, format!("cannot be read: {error}")),
     }
 }
 
-/// A CLIP checkpoint in Hugging Face layout: config.json, preprocessor_config.json (or processor_config.json with an
-/// `image_processor`), tokenizer.json, and model.safetensors or its shards.
-pub struct ClipFiles {
+/// What a model makes of a cosine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Scores {
+    pub(crate) calibration: Calibration,
+    /// Factor of the cosine.
+    pub(crate) scale: f32,
+    /// Added to it.
+    pub(crate) bias: f32,
+}
+
+/// A checkpoint folder of a model with an image and a text tower, as the hub ships it. What it is, is told by its files:
+///
+/// - transformers' `CLIPModel`, `SiglipModel` or `Siglip2Model`: config.json, preprocessor_config.json (or
+///   processor_config.json with an `image_processor`), tokenizer.json, and model.safetensors or its shards;
+/// - open_clip: open_clip_config.json, tokenizer.json and open_clip_model.safetensors.
+pub struct ModelFiles {
     folder: PathBuf,
-    config: ClipConfig,
+    arch: Architecture,
     preprocess: Preprocess,
     tokenizer: TextTokenizer,
     weights: Vec<(String, HostTensor)>,
-    logit_scale: f32,
+    positions: Option<PositionGrid>,
+    scores: Scores,
 }
 
-impl ClipFiles {
+impl ModelFiles {
     /// Reads and checks everything in the folder.
     ///
     /// # Errors
@@ -48,74 +64,62 @@ impl ClipFiles {
     /// not finite.
     pub fn open(folder: &Path) -> Result<Self, EncoderError> {
         if !folder.is_dir() {
-            return Err(EncoderError::file(folder, "is not a folder; name a CLIP checkpoint folder"));
+            return Err(EncoderError::file(folder, "is not a folder; name a checkpoint folder"));
         }
-        let config_path = folder.join("config.json");
-        let config = ClipConfig::read(&config_path)?;
+        let Description { arch, preprocess, names, config, weights: file, cleaning } = describe(folder)?;
         // The graphs are built here too, so that shapes that cannot be are known before the weights are read.
-        clip::text(&config.text, config.projection_dim, 1, config.text.max_positions)
-            .and_then(|_| clip::vision(&config.vision, config.projection_dim, 1))
-            .map_err(|e| EncoderError::file(&config_path, format!("asks for a model that cannot be built: {e}")))?;
-        let (preprocess_path, preprocess) = read_preprocess(folder)?;
-        check_size(&config, &preprocess).map_err(|p| EncoderError::file(&preprocess_path, p))?;
-        let tokenizer = TextTokenizer::open(&folder.join("tokenizer.json"), &config.text)?;
-        let checkpoint = Checkpoint::open(folder)?;
-        let mut weights = checkpoint.read(&clip::tensors(&config))?;
-        // `tensors` lists the scale first, and `read` keeps the order.
-        let (_, scale) = weights.remove(0);
-        let logit_scale = scale.as_f32().and_then(|s| s.first()).map_or(f32::NAN, |s| s.exp());
-        if !logit_scale.is_finite() {
-            let problem = "`logit_scale` is too large for a logarithm of a factor; the file is damaged";
-            return Err(EncoderError::file(checkpoint.path(), problem));
-        }
-        for (name, tensor) in &mut weights {
-            if name.ends_with("patch_embedding.weight") {
-                let rows = tensor.shape()[0];
-                let data = std::mem::replace(tensor, HostTensor::f32(&[0], vec![])?).into_f32().unwrap_or_default();
-                let columns = data.len() / rows;
-                *tensor = HostTensor::f32(&[rows, columns], data)?;
-            }
-        }
-        Ok(Self { folder: folder.into(), config, preprocess, tokenizer, weights, logit_scale })
+        forward::text(&arch, 1, arch.text.context)
+            .and_then(|_| forward::image(&arch, 1, arch.image.most_tokens()))
+            .map_err(|e| EncoderError::file(&config, format!("asks for a model that cannot be built: {e}")))?;
+        let tokenizer = TextTokenizer::open(folder, &arch.text, cleaning)?;
+        let checkpoint = Checkpoint::open(folder, file)?;
+        let custom = checkpoint.shape("text.positional_embedding").is_some();
+        let wanted: Vec<(Tensor, Source)> =
+            tensors(&arch).into_iter().map(|tensor| (tensor.clone(), names.source(&arch, &tensor, custom))).collect();
+        let mut also = vec!["logit_scale"];
+        also.extend((arch.calibration == Calibration::Sigmoid).then_some("logit_bias"));
+        let mut weights = checkpoint.read(&wanted, &also)?;
+        let scores = scores(&checkpoint, arch.calibration)?;
+        weights.extend(made(&arch));
+        let positions = match arch.image.size {
+            ImageSize::Fixed { .. } => None,
+            ImageSize::Flexible { grid, .. } => PositionGrid::take(&mut weights, grid),
+        };
+        Ok(Self { folder: folder.into(), arch, preprocess, tokenizer, weights, positions, scores })
     }
 
-    /// Its configuration.
-    pub fn config(&self) -> &ClipConfig {
-        &self.config
+    /// What the model is made of.
+    pub fn architecture(&self) -> &Architecture {
+        &self.arch
     }
 
-    /// Number of weights: all elements of all tensors but `logit_scale`.
+    /// Number of weights.
     pub fn parameters(&self) -> usize {
-        self.weights.iter().filter_map(|(_, t)| t.as_f32()).map(<[f32]>::len).sum()
+        tensors(&self.arch).iter().map(|t| t.shape.iter().product::<usize>()).sum()
     }
 
     /// Puts the weights on a backend.
     ///
     /// # Errors
     /// If they do not fit there.
-    pub fn load(self, backend: &dyn Backend) -> Result<ClipEncoder, EncoderError> {
+    pub fn load(self, backend: &dyn Backend) -> Result<Encoder, EncoderError> {
         // A folder given as `.` has no name of its own.
         let folder = self.folder.canonicalize().unwrap_or(self.folder);
         let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let weights = backend.load(self.weights)?;
-        Ok(ClipEncoder::new(name, self.config, self.preprocess, self.tokenizer, weights, self.logit_scale))
+        Ok(Encoder::new(name, self.arch, self.preprocess, self.tokenizer, weights, self.positions, self.scores))
     }
 }
 
-/// The processor must give what the model takes.
-fn check_size(config: &ClipConfig, preprocess: &Preprocess) -> Result<(), String> {
-    use mils_media::Resize;
-    let made = match (preprocess.crop, preprocess.resize) {
-        (Some(crop), _) => Some((crop.height, crop.width)),
-        (None, Some(Resize::Exact { height, width })) => Some((height, width)),
-        (None, _) => None,
-    };
-    let size = config.vision.image_size;
-    match made {
-        Some((h, w)) if (h as usize, w as usize) == (size, size) => Ok(()),
-        Some((h, w)) => Err(format!("makes images of {h}x{w}, but config.json wants {size}x{size}")),
-        None => Err(format!("does not bring images to one size; config.json wants {size}x{size}")),
+/// The model's scale, which files keep as a logarithm, and bias of cosines.
+fn scores(checkpoint: &Checkpoint, calibration: Calibration) -> Result<Scores, EncoderError> {
+    let scale = checkpoint.scalar("logit_scale")?.exp();
+    if !scale.is_finite() {
+        let problem = "`logit_scale` is too large for a logarithm of a factor; the file is damaged";
+        return Err(EncoderError::file(checkpoint.path(), problem));
     }
+    let bias = if calibration == Calibration::Sigmoid { checkpoint.scalar("logit_bias")? } else { 0.0 };
+    Ok(Scores { calibration, scale, bias })
 }
 
 #[cfg(test)]

@@ -1,34 +1,42 @@
-//! CLIP-family encoders from the files that the hub ships: images and texts to embeddings in one space.
+//! Encoders of the CLIP family from the files that the hub ships: images and texts to embeddings in one space.
 //!
-//! [`ClipFiles::open`] reads and checks a checkpoint folder; [`ClipFiles::load`] puts its weights on a backend; the
-//! resulting [`ClipEncoder`] embeds. The forward pass is written once, as a `mils-graph` graph, and runs on any
-//! backend.
+//! CLIP and everything that is one by its files (OpenAI, LAION, DFN, MetaCLIP, PickScore), SigLIP, SigLIP 2 (NaFlex
+//! too) and Perception Encoder core, in the layouts of transformers and of open_clip.
+//!
+//! [`ModelFiles::open`] reads and checks a checkpoint folder and tells by its files what it is; [`ModelFiles::load`]
+//! puts its weights on a backend; the resulting [`Encoder`] embeds. The forward pass is written once, as a
+//! `mils-graph` graph, and runs on any backend.
 //!
 //! This crate trains nothing, downloads nothing, and fills in nothing: a tensor that is missing, left over or
 //! misshapen is an error.
 //!
 //! ```no_run
 //! use mils_cpu::Cpu;
-//! use mils_encoder::{ClipFiles, DualEncoder};
+//! use mils_encoder::{DualEncoder, ModelFiles};
 //! use std::path::Path;
 //!
-//! let mut clip = ClipFiles::open(Path::new("clip-vit-base-patch32"))?.load(&Cpu::new())?;
+//! let mut model = ModelFiles::open(Path::new("siglip2-base-patch16-224"))?.load(&Cpu::new())?;
 //! let image = mils_media::decode_image(Path::new("photo.jpg"), &Default::default())?;
-//! let image = clip.embed_images(&[image])?;
-//! let texts = clip.embed_texts(&["a dog".into(), "a cat".into()])?;
+//! let image = model.embed_images(&[image])?;
+//! let texts = model.embed_texts(&["a dog".into(), "a cat".into()])?;
 //! println!("{} {}", image.dot(0, &texts, 0), image.dot(0, &texts, 1));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod clip;
-mod config;
+mod arch;
 mod encoder;
 mod error;
 mod files;
+mod forward;
+mod layout;
+mod positions;
+mod tensors;
 mod tokenizer;
 mod weights;
 
-pub use config::{ClipConfig, TextConfig, TowerConfig, VisionConfig};
-pub use encoder::{ClipEncoder, DualEncoder, Embeddings};
+pub use arch::{
+    Architecture, Blocks, Calibration, ImagePool, ImageSize, ImageTower, Projection, Rope, TextPool, TextTower,
+};
+pub use encoder::{DualEncoder, Embeddings, Encoder};
 pub use error::EncoderError;
-pub use files::ClipFiles;
+pub use files::ModelFiles;

@@ -1,9 +1,10 @@
-//! model.safetensors, whole or in shards: every tensor by name, checked, as f32.
+//! The weights' file, whole or in shards: every tensor by name, checked, as f32.
 #![expect(unsafe_code, reason = "memory-mapping a file")]
 
 use crate::EncoderError;
-use crate::config::read_json;
 use crate::files::{GIT_LFS, GIT_LFS_PROBLEM, unreadable};
+use crate::layout::read_json;
+use crate::tensors::{Source, Tensor, View};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use mils_graph::HostTensor;
@@ -12,20 +13,34 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// The files of a checkpoint, memory-mapped.
+/// Where a tensor's bytes are.
+#[derive(Clone, Debug)]
+struct Entry {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: std::ops::Range<usize>,
+}
+
+/// The files of a checkpoint, memory-mapped, and the tensors in them.
 pub(crate) struct Checkpoint {
     folder: PathBuf,
     files: Vec<(PathBuf, Mmap)>,
+    entries: BTreeMap<String, Entry>,
 }
 
 impl Checkpoint {
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
-    pub(crate) fn open(folder: &Path) -> Result<Self, EncoderError> {
-        let single = folder.join("model.safetensors");
-        let index = folder.join("model.safetensors.index.json");
+    /// Opens the file of this name, or the shards that its index names.
+    pub(crate) fn open(folder: &Path, name: &str) -> Result<Self, EncoderError> {
+        let (single, index) = (folder.join(name), folder.join(format!("{name}.index.json")));
         let paths = if !single.exists() && index.exists() { shards(folder, &index)? } else { vec![single] };
-        let files = paths.into_iter().map(|path| map(&path).map(|m| (path, m))).collect::<Result<_, _>>()?;
-        Ok(Self { folder: folder.into(), files })
+        let files: Vec<(PathBuf, Mmap)> =
+            paths.into_iter().map(|path| map(&path).map(|m| (path, m))).collect::<Result<_, _>>()?;
+        let mut entries = BTreeMap::new();
+        for (i, (path, bytes)) in files.iter().enumerate() {
+            index_file(i, path, bytes, &mut entries)?;
+        }
+        Ok(Self { folder: folder.into(), files, entries })
     }
 
     /// For messages: the file, or the folder of several.
@@ -33,56 +48,97 @@ impl Checkpoint {
         if let [(path, _)] = &self.files[..] { path } else { &self.folder }
     }
 
-    /// Takes the tensors that `wanted` lists, by name and shape.
-    pub(crate) fn read(&self, wanted: &[(String, Vec<usize>)]) -> Result<Vec<(String, HostTensor)>, EncoderError> {
-        let shapes: BTreeMap<&str, &[usize]> = wanted.iter().map(|(n, s)| (n.as_str(), s.as_slice())).collect();
-        let mut found: BTreeMap<String, HostTensor> = BTreeMap::new();
-        let mut strangers: Vec<(PathBuf, String)> = Vec::new();
-        for (path, bytes) in &self.files {
-            let tensors = SafeTensors::deserialize(bytes).map_err(|e| {
-                if bytes.starts_with(GIT_LFS.as_bytes()) {
-                    return EncoderError::file(path, GIT_LFS_PROBLEM);
-                }
-                EncoderError::file(path, format!("not a complete safetensors file ({e}); copy it again"))
-            })?;
-            for (name, view) in tensors.iter() {
-                // Buffers that older versions of transformers saved; they hold 0, 1, 2, …
-                if name.ends_with("position_ids") {
-                    continue;
-                }
-                let Some(&expected) = shapes.get(name) else {
-                    strangers.push((path.clone(), name.to_owned()));
-                    continue;
-                };
-                if view.shape() != expected {
-                    return Err(EncoderError::TensorShape {
-                        path: path.clone(),
-                        name: name.to_owned(),
-                        expected: expected.to_vec(),
-                        found: view.shape().to_vec(),
-                    });
-                }
-                let data = to_f32(view.dtype(), view.data())
-                    .map_err(|problem| EncoderError::file(path, format!("tensor `{name}`: {problem}")))?;
-                if found.insert(name.to_owned(), HostTensor::f32(expected, data)?).is_some() {
-                    return Err(EncoderError::file(path, format!("has tensor `{name}`, which another shard has too")));
-                }
-            }
+    /// Shape of a tensor, if there is one of this name.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|e| e.shape.as_slice())
+    }
+
+    /// A single number, of shape [] or [1].
+    pub(crate) fn scalar(&self, name: &str) -> Result<f32, EncoderError> {
+        let shape = self.shape(name).filter(|s| s == &[1]).unwrap_or_default().to_vec();
+        let source = Source { name: name.to_owned(), shape, view: View::Whole };
+        let data = self.floats(&source)?;
+        Ok(data.first().copied().unwrap_or(f32::NAN))
+    }
+
+    /// Takes the tensors that are wanted, each from its source, and nothing may be left over but `also`.
+    pub(crate) fn read(
+        &self,
+        wanted: &[(Tensor, Source)],
+        also: &[&str],
+    ) -> Result<Vec<(String, HostTensor)>, EncoderError> {
+        let known: BTreeSet<&str> = wanted.iter().map(|(_, s)| s.name.as_str()).chain(also.iter().copied()).collect();
+        let strangers: Vec<(&String, &Entry)> =
+            self.entries.iter().filter(|(name, _)| !known.contains(name.as_str())).collect();
+        if let Some((name, entry)) = strangers.first() {
+            let path = self.files[entry.file].0.clone();
+            return Err(EncoderError::LeftOver { path, name: (*name).clone(), count: strangers.len() });
         }
-        strangers.sort();
-        if let Some((path, name)) = strangers.first().cloned() {
-            return Err(EncoderError::LeftOver { path, name, count: strangers.len() });
-        }
-        let take = |(name, shape): &(String, Vec<usize>)| {
-            let tensor = found.remove(name).ok_or_else(|| EncoderError::MissingTensor {
-                path: self.path().into(),
-                name: name.clone(),
-                expected: shape.clone(),
-            })?;
-            Ok((name.clone(), tensor))
+        let take = |(tensor, source): &(Tensor, Source)| {
+            Ok((tensor.name.clone(), HostTensor::f32(&tensor.shape, self.floats(source)?)?))
         };
         wanted.iter().map(take).collect()
     }
+
+    /// The elements of a source.
+    fn floats(&self, source: &Source) -> Result<Vec<f32>, EncoderError> {
+        let entry = self.entries.get(&source.name).ok_or_else(|| EncoderError::MissingTensor {
+            path: self.path().into(),
+            name: source.name.clone(),
+            expected: source.shape.clone(),
+        })?;
+        let (path, bytes) = &self.files[entry.file];
+        if entry.shape != source.shape {
+            return Err(EncoderError::TensorShape {
+                path: path.clone(),
+                name: source.name.clone(),
+                expected: source.shape.clone(),
+                found: entry.shape.clone(),
+            });
+        }
+        let mut bytes = &bytes[entry.bytes.clone()];
+        if let View::Part { part, of } = source.view {
+            let one = bytes.len() / of;
+            bytes = &bytes[part * one..(part + 1) * one];
+        }
+        let data = to_f32(entry.dtype, bytes)
+            .map_err(|problem| EncoderError::file(path, format!("tensor `{}`: {problem}", source.name)))?;
+        Ok(match (source.view, &entry.shape[..]) {
+            (View::Transposed, &[rows, columns]) => {
+                (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).map(|i| data[i]).collect()
+            }
+            _ => data,
+        })
+    }
+}
+
+/// Adds the tensors of one file.
+fn index_file(
+    file: usize,
+    path: &Path,
+    bytes: &Mmap,
+    entries: &mut BTreeMap<String, Entry>,
+) -> Result<(), EncoderError> {
+    let tensors = SafeTensors::deserialize(bytes).map_err(|e| {
+        if bytes.starts_with(GIT_LFS.as_bytes()) {
+            return EncoderError::file(path, GIT_LFS_PROBLEM);
+        }
+        EncoderError::file(path, format!("not a complete safetensors file ({e}); copy it again"))
+    })?;
+    for (name, view) in tensors.iter() {
+        // Buffers that older versions of the references saved: numbers 0, 1, 2, …, and the causal mask.
+        if name.ends_with("position_ids") || name.ends_with("attn_mask") {
+            continue;
+        }
+        // Both are in the same map.
+        let begin = view.data().as_ptr().addr() - bytes.as_ptr().addr();
+        let bytes = begin..begin + view.data().len();
+        let entry = Entry { file, dtype: view.dtype(), shape: view.shape().to_vec(), bytes };
+        if entries.insert(name.to_owned(), entry).is_some() {
+            return Err(EncoderError::file(path, format!("has tensor `{name}`, which another shard has too")));
+        }
+    }
+    Ok(())
 }
 
 fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, EncoderError> {

@@ -24,6 +24,6 @@
 mod image;
 
 pub use self::image::decode::{DecodeError, DecodeLimits, decode_image, decode_image_bytes};
-pub use self::image::preprocess::{Crop, Pixels, Preprocess, PreprocessError, Resample, Resize};
+pub use self::image::preprocess::{Crop, CropRounding, Pixels, Preprocess, PreprocessError, Resample, Resize};
 /// 8-bit sRGB, the form in which decoded images are handed on.
 pub use ::image::RgbImage;

@@ -1,8 +1,8 @@
 //! A tiny checkpoint, and what is said when one of its files is damaged.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use crate::config::ClipConfig;
-use crate::{ClipFiles, DualEncoder, EncoderError, clip};
+use crate::layout::describe;
+use crate::{DualEncoder, EncoderError, ModelFiles, tensors};
 use mils_cpu::Cpu;
 use mils_media::RgbImage;
 use safetensors::Dtype;
@@ -52,12 +52,13 @@ fn tokenizer() -> Value {
     })
 }
 
+/// The tensors of the file, the scale first.
 fn tensors() -> Tensors {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("config.json");
-    fs::write(&path, config().to_string()).unwrap();
+    write_configs(folder.path());
+    let described = describe(folder.path()).unwrap();
     let mut n = 0_usize;
-    let mut fill = |(name, shape): (String, Vec<usize>)| {
+    let mut fill = |name: String, shape: Vec<usize>| {
         let value = |_| {
             n += 1;
             (n * 37 % 19) as f32 / 10.0 - 0.9
@@ -65,7 +66,19 @@ fn tensors() -> Tensors {
         let data = (0..shape.iter().product()).map(value).collect();
         (name, shape, data)
     };
-    clip::tensors(&ClipConfig::read(&path).unwrap()).into_iter().map(&mut fill).collect()
+    let mut all = vec![fill("logit_scale".into(), vec![])];
+    for tensor in tensors::tensors(&described.arch) {
+        let source = described.names.source(&described.arch, &tensor, false);
+        all.push(fill(source.name, source.shape));
+    }
+    all
+}
+
+fn write_configs(folder: &Path) {
+    let write = |name: &str, json: &Value| fs::write(folder.join(name), json.to_string()).unwrap();
+    write("config.json", &config());
+    write("preprocessor_config.json", &json!({"size": 4, "crop_size": 4}));
+    write("tokenizer.json", &tokenizer());
 }
 
 fn write_tensors(path: &Path, tensors: &Tensors) {
@@ -81,10 +94,7 @@ fn write_tensors(path: &Path, tensors: &Tensors) {
 /// The whole checkpoint.
 fn checkpoint() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, json: &Value| fs::write(folder.path().join(name), json.to_string()).unwrap();
-    write("config.json", &config());
-    write("preprocessor_config.json", &json!({"size": 4, "crop_size": 4}));
-    write("tokenizer.json", &tokenizer());
+    write_configs(folder.path());
     write_tensors(&folder.path().join("model.safetensors"), &tensors());
     folder
 }
@@ -93,7 +103,7 @@ fn checkpoint() -> TempDir {
 fn fails(change: impl Fn(&Path), file: &str, says: &str) {
     let folder = checkpoint();
     change(folder.path());
-    let error = ClipFiles::open(folder.path()).err().unwrap().to_string();
+    let error = ModelFiles::open(folder.path()).err().unwrap().to_string();
     let path = if file.is_empty() { folder.path().to_owned() } else { folder.path().join(file) };
     let named = error.starts_with(&format!("{}: ", path.display()));
     assert!(named && error.contains(says) && !error.contains('\n'), "expected {file}, {says}: {error}");
@@ -119,7 +129,7 @@ fn named<'a>(all: &'a mut Tensors, name: &str) -> &'a mut Vec<f32> {
 #[test]
 fn a_whole_checkpoint_embeds_and_truncation_keeps_the_end() {
     let folder = checkpoint();
-    let files = ClipFiles::open(folder.path()).unwrap();
+    let files = ModelFiles::open(folder.path()).unwrap();
     assert_eq!(files.parameters(), tensors().iter().skip(1).map(|t| t.2.len()).sum::<usize>());
     let mut clip = files.load(&Cpu::new()).unwrap();
     assert_eq!(clip.tokenize("a dog").unwrap(), [4, 0, 1, 5]);
@@ -155,12 +165,12 @@ fn the_processor_of_transformers_5_is_preferred() {
     fs::write(folder.path().join("preprocessor_config.json"), "{").unwrap();
     let nested = json!({"processor_class": "CLIPProcessor", "image_processor": {"size": 4, "crop_size": 4}});
     fs::write(folder.path().join("processor_config.json"), nested.to_string()).unwrap();
-    ClipFiles::open(folder.path()).unwrap();
+    ModelFiles::open(folder.path()).unwrap();
     fails(write("processor_config.json", r#"{"image_processor": {}}"#), "processor_config.json", "224x224");
     // An older one has no image processor in it.
     fs::write(folder.path().join("processor_config.json"), r#"{"processor_class": "CLIPProcessor"}"#).unwrap();
     fs::write(folder.path().join("preprocessor_config.json"), r#"{"size": 4, "crop_size": 4}"#).unwrap();
-    ClipFiles::open(folder.path()).unwrap();
+    ModelFiles::open(folder.path()).unwrap();
 }
 
 #[test]
@@ -181,14 +191,14 @@ fn a_tokenizer_must_put_the_end_behind_every_text() {
     // An old file's 2 means the largest id.
     let old = checkpoint();
     other(2)(old.path());
-    ClipFiles::open(old.path()).unwrap();
+    ModelFiles::open(old.path()).unwrap();
     let bare_and_old = |folder: &Path| {
         bare(folder);
         other(2)(folder);
     };
     fails(bare_and_old, "tokenizer.json", "whose id is the largest");
     let large = changed(&|json| json["model"]["vocab"]["boat"] = 6.into());
-    fails(large, "tokenizer.json", "config.json has room for 6");
+    fails(large, "tokenizer.json", "the model has room for 6");
     fails(write("tokenizer.json", "{}"), "tokenizer.json", "");
     fails(write("tokenizer.json", [0xFF]), "tokenizer.json", "UTF-8");
 }
@@ -201,7 +211,7 @@ fn damaged_weights_are_named() {
     fails(with(|all| named(all, "logit_scale")[0] = 100.0), "model.safetensors", "logit_scale");
     fails(with(|all| all[1].0 = "two\nlines".into()), "model.safetensors", r"`two\nlines`");
     fails(with(|all| drop(all.remove(3))), "model.safetensors", "is missing");
-    fails(with(|all| all[0].1 = vec![1]), "model.safetensors", "should be []");
+    fails(with(|all| all[0].1 = vec![1, 1]), "model.safetensors", "should be []");
     fails(write("model.safetensors", "version https://git-lfs.github.com/"), "model.safetensors", "git lfs pull");
     fails(write("model.safetensors", ""), "model.safetensors", "");
     let header = br#"{"logit_scale":{"dtype":"F32","shape":[],"data_offsets":[4000000000,4000000004]}}"#;
@@ -231,7 +241,7 @@ fn shards_stay_in_their_folder() {
     fails(indexed(json!({"weight_map": {"x": "other.safetensors"}})), "other.safetensors", "is missing");
     let whole = checkpoint();
     indexed(json!({"weight_map": {"x": "part.safetensors"}}))(whole.path());
-    ClipFiles::open(whole.path()).unwrap();
+    ModelFiles::open(whole.path()).unwrap();
     let twice = |folder: &Path| {
         fs::copy(folder.join("model.safetensors"), folder.join("second.safetensors")).unwrap();
         indexed(json!({"weight_map": {"x": "part.safetensors", "y": "second.safetensors"}}))(folder);
@@ -258,7 +268,7 @@ fn embeddings_that_are_no_numbers_are_errors() {
             named(all, &name).fill(3e38);
         }
     })(folder.path());
-    let mut clip = ClipFiles::open(folder.path()).unwrap().load(&Cpu::new()).unwrap();
+    let mut clip = ModelFiles::open(folder.path()).unwrap().load(&Cpu::new()).unwrap();
     let image = clip.embed_images(&[RgbImage::from_pixel(4, 4, [255; 3].into())]);
     assert!(matches!(image, Err(EncoderError::NotFinite { tower: "image", .. })), "{image:?}");
     let text = clip.embed_texts(&["a".into()]);

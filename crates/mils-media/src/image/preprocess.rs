@@ -55,6 +55,38 @@ pub enum Resize {
     },
     /// The shorter side becomes this, the longer follows, rounded down.
     ShortestEdge(u32),
+    /// The aspect is kept, and the result just fits into this size (open_clip's `longest`).
+    Inside {
+        /// Rows.
+        height: u32,
+        /// Columns.
+        width: u32,
+    },
+    /// The aspect is kept, and the result just covers this size (open_clip's `shortest`, for sizes that are no square).
+    Cover {
+        /// Rows.
+        height: u32,
+        /// Columns.
+        width: u32,
+    },
+    /// Whole patches of `patch` x `patch` pixels, at most `most` of them, and about the aspect of the picture: as
+    /// `get_image_size_for_max_num_patches` of transformers' SigLIP 2 finds it.
+    Patches {
+        /// Side of a patch.
+        patch: u32,
+        /// Most patches.
+        most: u32,
+    },
+}
+
+/// Where the centre is when it falls between two pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CropRounding {
+    /// Rounded down; padding puts the odd pixel before the picture: transformers.
+    #[default]
+    Down,
+    /// Rounded to the nearer even number; padding puts the odd pixel behind the picture: torchvision.
+    HalfEven,
 }
 
 /// A crop around the centre, in pixels; where the image is smaller, zeros are added.
@@ -64,6 +96,21 @@ pub struct Crop {
     pub height: u32,
     /// Columns.
     pub width: u32,
+    /// What is done with half a pixel.
+    pub rounding: CropRounding,
+}
+
+impl CropRounding {
+    /// Where a crop of `crop` begins in `size`; negative where zeros are put before.
+    fn offset(self, size: usize, crop: usize) -> isize {
+        match (self, size >= crop) {
+            (Self::Down, true) => ((size - crop) / 2) as isize,
+            // It first grows the image around its centre, rounding up.
+            (Self::Down, false) => -((crop - size).div_ceil(2) as isize),
+            (Self::HalfEven, true) => ((size - crop) as f64 / 2.0).round_ties_even() as isize,
+            (Self::HalfEven, false) => -(((crop - size) / 2) as isize),
+        }
+    }
 }
 
 /// The steps, each left out where it is `None`.
@@ -150,7 +197,7 @@ impl Preprocess {
         if width == 0 || height == 0 {
             return Err(PreprocessError::Empty { width, height });
         }
-        if let Some(Crop { height, width }) = self.crop
+        if let Some(Crop { height, width, .. }) = self.crop
             && !fits(width.into(), height.into())
         {
             return Err(PreprocessError::Crop { width, height });
@@ -162,18 +209,29 @@ impl Preprocess {
         Ok(self.crop_and_normalize(&bytes, w as usize, h as usize))
     }
 
+    /// Height and width of what [`Preprocess::apply`] makes of a picture of this size.
+    ///
+    /// # Errors
+    /// As [`Preprocess::apply`].
+    pub fn size(&self, width: u32, height: u32) -> Result<(usize, usize), PreprocessError> {
+        if let Some(Crop { height, width, .. }) = self.crop {
+            return Ok((height as usize, width as usize));
+        }
+        if width == 0 || height == 0 {
+            return Err(PreprocessError::Empty { width, height });
+        }
+        let (w, h) = match self.resize {
+            Some(resize) => resized_to(width, height, resize)?,
+            None => (width, height),
+        };
+        Ok((h as usize, w as usize))
+    }
+
     fn resized<'a>(&self, image: &'a RgbImage, resize: Resize) -> Result<(Cow<'a, [u8]>, u32, u32), PreprocessError> {
         let (w, h) = image.dimensions();
-        let (width, height) = target(w, h, resize);
+        let (to_w, to_h) = resized_to(w, h, resize)?;
+        let (width, height) = (u64::from(to_w), u64::from(to_h));
         let fail = |problem: String| PreprocessError::Resize { from_width: w, from_height: h, width, height, problem };
-        if !fits(width, height) {
-            return Err(fail(match resize {
-                Resize::ShortestEdge(1..) => "the picture is too long and thin; crop it".into(),
-                _ => format!("expected 1 to {MAX_SIDE} a side and at most {MAX_PIXELS} pixels"),
-            }));
-        }
-        // Both are at most MAX_SIDE.
-        let (to_w, to_h) = (width as u32, height as u32);
         if (to_w, to_h) == (w, h) {
             return Ok((Cow::Borrowed(image.as_raw()), w, h));
         }
@@ -189,12 +247,8 @@ impl Preprocess {
             Some(crop) => (crop.width as usize, crop.height as usize),
             None => (w, h),
         };
-        // As transformers' center_crop: floor((size - crop) / 2), negative where zeros must be added; and when it
-        // pads it first grows the image around its centre, rounding up.
-        let offset = |size: usize, crop: usize| {
-            if size >= crop { ((size - crop) / 2) as isize } else { -((crop - size).div_ceil(2) as isize) }
-        };
-        let (left, top) = (offset(w, out_w), offset(h, out_h));
+        let rounding = self.crop.map_or_else(CropRounding::default, |crop| crop.rounding);
+        let (left, top) = (rounding.offset(w, out_w), rounding.offset(h, out_h));
         let scale = self.rescale.unwrap_or(1.0);
         let (mean, std) = self.normalize.unwrap_or(([0.0; 3], [1.0; 3]));
         let mut data = vec![0.0; 3 * out_w * out_h];
@@ -212,15 +266,63 @@ impl Preprocess {
     }
 }
 
+/// Width and height after resizing, if such a picture may be made.
+fn resized_to(w: u32, h: u32, resize: Resize) -> Result<(u32, u32), PreprocessError> {
+    let (width, height) = target(w, h, resize);
+    if fits(width, height) {
+        // Both are at most MAX_SIDE.
+        return Ok((width as u32, height as u32));
+    }
+    let problem = match resize {
+        Resize::ShortestEdge(1..) | Resize::Cover { .. } | Resize::Inside { .. } => {
+            "the picture is too long and thin; crop it".into()
+        }
+        _ => format!("expected 1 to {MAX_SIDE} a side and at most {MAX_PIXELS} pixels"),
+    };
+    Err(PreprocessError::Resize { from_width: w, from_height: h, width, height, problem })
+}
+
 /// Width and height after resizing; with [`Resize::ShortestEdge`] the longer side is `floor(edge * long / short)`.
 fn target(w: u32, h: u32, resize: Resize) -> (u64, u64) {
+    let scaled = |ratio: f64| {
+        let side = |n: u32| (f64::from(n) / ratio).round_ties_even() as u64;
+        (side(w), side(h))
+    };
+    let ratios = |height: u32, width: u32| (f64::from(h) / f64::from(height), f64::from(w) / f64::from(width));
     match resize {
         Resize::Exact { height, width } => (u64::from(width), u64::from(height)),
         Resize::ShortestEdge(edge) => {
             let (w, h, edge) = (u64::from(w), u64::from(h), u64::from(edge));
             if w <= h { (edge, edge * h / w.max(1)) } else { (edge * w / h.max(1), edge) }
         }
+        Resize::Inside { height, width } => {
+            let (down, across) = ratios(height, width);
+            scaled(down.max(across))
+        }
+        Resize::Cover { height, width } => {
+            let (down, across) = ratios(height, width);
+            scaled(down.min(across))
+        }
+        Resize::Patches { patch, most } => patches(w, h, patch, most),
     }
+}
+
+/// Width and height in whole patches: the largest scale, found by halving, at which there are not too many of them.
+/// The numbers are the reference's, so that rounding falls alike.
+fn patches(w: u32, h: u32, patch: u32, most: u32) -> (u64, u64) {
+    const EPSILON: f64 = 1e-5;
+    let patch = f64::from(patch);
+    let side = |scale: f64, n: u32| ((f64::from(n) * scale / patch).ceil() * patch).max(patch);
+    let (mut low, mut high) = (EPSILON / 10.0, 100.0);
+    while high - low >= EPSILON {
+        let scale = (low + high) / 2.0;
+        if (side(scale, h) / patch) * (side(scale, w) / patch) <= f64::from(most) {
+            low = scale;
+        } else {
+            high = scale;
+        }
+    }
+    (side(low, w) as u64, side(low, h) as u64)
 }
 
 #[cfg(test)]
@@ -240,9 +342,9 @@ mod tests {
     #[test]
     fn crops_around_the_centre_and_pads_with_zeros() {
         let image = RgbImage::from_fn(4, 2, |x, y| [(10 * y + x) as u8; 3].into());
-        let crop = Preprocess { crop: Some(Crop { height: 2, width: 2 }), ..PLAIN };
+        let crop = Preprocess { crop: Some(Crop { height: 2, width: 2, rounding: CropRounding::Down }), ..PLAIN };
         assert_eq!(crop.apply(&image).unwrap().data[..4], [1.0, 2.0, 11.0, 12.0]);
-        let grow = Preprocess { crop: Some(Crop { height: 4, width: 4 }), ..PLAIN };
+        let grow = Preprocess { crop: Some(Crop { height: 4, width: 4, rounding: CropRounding::Down }), ..PLAIN };
         let grown = grow.apply(&image).unwrap().data;
         assert_eq!(grown[..8], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0]);
     }
@@ -258,7 +360,7 @@ mod tests {
     fn absurd_sizes_are_errors() {
         let image = RgbImage::new(3, 3);
         for (height, width) in [(0, 4), (4, 0), (u32::MAX, u32::MAX), (1 << 15, 1 << 15)] {
-            let crop = Preprocess { crop: Some(Crop { height, width }), ..PLAIN };
+            let crop = Preprocess { crop: Some(Crop { height, width, rounding: CropRounding::Down }), ..PLAIN };
             assert_eq!(crop.apply(&image), Err(PreprocessError::Crop { width, height }));
             let exact = Preprocess { resize: Some(Resize::Exact { height, width }), ..PLAIN };
             assert!(matches!(exact.apply(&image), Err(PreprocessError::Resize { .. })));
@@ -274,7 +376,40 @@ mod tests {
     fn one_side_is_padded_while_the_other_is_cropped() {
         // A row of 5, cropped to 3 and grown to 2 rows: transformers puts the odd row of zeros before the picture.
         let image = RgbImage::from_fn(5, 1, |x, _| [x as u8 + 1; 3].into());
-        let crop = Preprocess { crop: Some(Crop { height: 2, width: 3 }), ..PLAIN };
+        let crop = Preprocess { crop: Some(Crop { height: 2, width: 3, rounding: CropRounding::Down }), ..PLAIN };
         assert_eq!(crop.apply(&image).unwrap().data[..6], [0.0, 0.0, 0.0, 2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn torchvision_rounds_to_even_and_pads_behind() {
+        for (size, crop, down, even) in [(5, 4, 0, 0), (7, 4, 1, 2), (9, 4, 2, 2), (3, 4, -1, 0), (1, 4, -2, -1)] {
+            assert_eq!(
+                (CropRounding::Down.offset(size, crop), CropRounding::HalfEven.offset(size, crop)),
+                (down, even)
+            );
+        }
+    }
+
+    #[test]
+    fn the_aspect_is_kept_inside_and_around_a_size() {
+        assert_eq!(target(640, 427, Resize::Inside { height: 224, width: 224 }), (224, 149));
+        assert_eq!(target(640, 427, Resize::Cover { height: 224, width: 112 }), (336, 224));
+        assert_eq!(target(100, 400, Resize::Cover { height: 224, width: 112 }), (112, 448));
+    }
+
+    #[test]
+    fn patches_are_whole_and_not_too_many() {
+        // Values of get_image_size_for_max_num_patches.
+        for (w, h, patch, most, wanted) in [
+            (640, 427, 16, 256, (304, 208)),
+            (427, 640, 16, 256, (208, 304)),
+            (1000, 10, 16, 256, (2048, 32)),
+            (5, 5, 16, 256, (256, 256)),
+            (42, 42, 14, 16, (56, 56)),
+            (130, 57, 6, 25, (42, 18)),
+            (3000, 1, 16, 1, (16, 16)),
+        ] {
+            assert_eq!(target(w, h, Resize::Patches { patch, most }), wanted, "{w}x{h}");
+        }
     }
 }

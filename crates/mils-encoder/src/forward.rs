@@ -1,0 +1,215 @@
+//! The two towers as graphs, over the tensors that [`crate::tensors`] names.
+//!
+//! Papers: CLIP arXiv 2103.00020, SigLIP arXiv 2303.15343, SigLIP 2 arXiv 2502.14786, Perception Encoder arXiv
+//! 2504.13181. References: `modeling_clip.py`, `modeling_siglip.py` and `modeling_siglip2.py` of transformers,
+//! `transformer.py` of open_clip, `eva.py` of timm.
+
+use crate::arch::{Architecture, Blocks, ImagePool, ImageSize, ImageTower, TextTower};
+use mils_graph::{Activation, Attention, Graph, GraphError, Linear, ValueId};
+
+/// A graph under construction; weights are named `image.…` and `text.…`.
+struct Builder {
+    g: Graph,
+}
+
+type Built = Result<ValueId, GraphError>;
+
+/// What the blocks of a tower have in common.
+struct Stack<'a> {
+    tower: &'a str,
+    blocks: &'a Blocks,
+    causal: bool,
+    /// Keys of each sequence that are there, u32 [batch].
+    lengths: Option<ValueId>,
+    /// Cosines and sines, [tokens, head dim].
+    rope: Option<(ValueId, ValueId)>,
+}
+
+impl Builder {
+    fn new() -> Self {
+        Self { g: Graph::new() }
+    }
+
+    fn layer_norm(&mut self, name: &str, x: ValueId, eps: f32) -> Built {
+        let d = [self.g.node(x).width()];
+        let gamma = self.g.weight(&format!("{name}.weight"), &d)?;
+        let beta = self.g.weight(&format!("{name}.bias"), &d)?;
+        self.g.layer_norm(x, gamma, beta, eps)
+    }
+
+    /// A linear layer without activation.
+    fn project(&mut self, name: &str, x: ValueId, out: usize, bias: bool) -> Built {
+        let weight = self.g.weight(&format!("{name}.weight"), &[out, self.g.node(x).width()])?;
+        let bias = if bias { Some(self.g.weight(&format!("{name}.bias"), &[out])?) } else { None };
+        self.g.linear(Linear { x, weight, bias, activation: Activation::None, residual: None })
+    }
+
+    fn linear(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        out: usize,
+        activation: Activation,
+        residual: Option<ValueId>,
+    ) -> Built {
+        let weight = self.g.weight(&format!("{name}.weight"), &[out, self.g.node(x).width()])?;
+        let bias = Some(self.g.weight(&format!("{name}.bias"), &[out])?);
+        self.g.linear(Linear { x, weight, bias, activation, residual })
+    }
+
+    /// x + mlp(norm(x))
+    fn mlp(&mut self, at: &str, norm: &str, x: ValueId, hidden: usize, blocks: &Blocks) -> Built {
+        let h = self.layer_norm(norm, x, blocks.eps)?;
+        let h = self.linear(&format!("{at}.up"), h, hidden, blocks.activation, None)?;
+        self.linear(&format!("{at}.down"), h, blocks.width, Activation::None, Some(x))
+    }
+
+    fn block(&mut self, stack: &Stack<'_>, layer: usize, x: ValueId) -> Built {
+        let blocks = stack.blocks;
+        let (d, heads) = (blocks.width, blocks.heads);
+        let at = format!("{}.blocks.{layer}", stack.tower);
+        let h = self.layer_norm(&format!("{at}.norm1"), x, blocks.eps)?;
+        let mut q = self.project(&format!("{at}.attn.q"), h, d, true)?;
+        let mut k = self.project(&format!("{at}.attn.k"), h, d, true)?;
+        let v = self.project(&format!("{at}.attn.v"), h, d, true)?;
+        if let Some((cos, sin)) = stack.rope {
+            q = self.g.rope(q, cos, sin, heads)?;
+            k = self.g.rope(k, cos, sin, heads)?;
+        }
+        let scale = ((d / heads) as f32).powf(-0.5);
+        let (causal, lengths) = (stack.causal, stack.lengths);
+        let h = self.g.attention(Attention { q, k, v, heads, causal, lengths, scale })?;
+        let x = self.linear(&format!("{at}.attn.out"), h, d, Activation::None, Some(x))?;
+        self.mlp(&format!("{at}.mlp"), &format!("{at}.norm2"), x, blocks.mlp, blocks)
+    }
+
+    fn blocks(&mut self, stack: &Stack<'_>, mut x: ValueId) -> Built {
+        for layer in 0..stack.blocks.layers {
+            x = self.block(stack, layer, x)?;
+        }
+        Ok(x)
+    }
+
+    /// Rows of x [batch, tokens, d], numbered over batch · tokens.
+    fn rows(&mut self, x: ValueId, rows: ValueId) -> Built {
+        let shape = self.g.shape(x).to_vec();
+        let flat = self.g.reshape(x, &[shape[0] * shape[1], shape[2]])?;
+        self.g.gather_rows(flat, rows)
+    }
+
+    /// One learnt query a picture attends to all tokens (x, normalised): timm's `AttentionPoolLatent`, SigLIP's
+    /// `MultiheadAttentionPoolingHead`. `rows` are zeros [batch]: the query is the same for all.
+    fn attention_pool(
+        &mut self,
+        tower: &ImageTower,
+        (heads, mlp): (usize, usize),
+        x: ValueId,
+        rows: ValueId,
+        lengths: Option<ValueId>,
+    ) -> Built {
+        let d = tower.blocks.width;
+        let batch = self.g.shape(x)[0];
+        let probe = self.g.weight("image.pool.probe", &[1, d])?;
+        let probe = self.g.gather_rows(probe, rows)?;
+        let q = self.project("image.pool.attn.q", probe, d, true)?;
+        let q = self.g.reshape(q, &[batch, 1, d])?;
+        let k = self.project("image.pool.attn.k", x, d, true)?;
+        let v = self.project("image.pool.attn.v", x, d, true)?;
+        let scale = ((d / heads) as f32).powf(-0.5);
+        let h = self.g.attention(Attention { q, k, v, heads, causal: false, lengths, scale })?;
+        let h = self.g.reshape(h, &[batch, d])?;
+        let h = self.project("image.pool.attn.out", h, d, true)?;
+        self.mlp("image.pool.mlp", "image.pool.norm", h, mlp, &tower.blocks)
+    }
+
+    /// Scaled to length 1, as the output.
+    fn finish(mut self, x: ValueId) -> Result<Graph, GraphError> {
+        let normal = self.g.l2_normalize(x)?;
+        self.g.output(normal);
+        Ok(self.g)
+    }
+}
+
+/// The text tower. Inputs: ids u32 [batch, tokens]; positions u32 [tokens]; rows u32 [batch], where in
+/// [batch · tokens] each text is pooled. Output: [batch, dim], length 1.
+///
+/// Where attention is causal and the end-of-text row is what is read, nothing that stands after it can matter: such
+/// texts need no padding to the full context.
+pub(crate) fn text(arch: &Architecture, batch: usize, tokens: usize) -> Result<Graph, GraphError> {
+    let TextTower { blocks, vocab, context, causal, projection, .. } = &arch.text;
+    let mut b = Builder::new();
+    let ids = b.g.index_input("token ids", &[batch, tokens])?;
+    let positions = b.g.index_input("positions", &[tokens])?;
+    let rows = b.g.index_input("pooled rows", &[batch])?;
+    let table = b.g.weight("text.tokens", &[*vocab, blocks.width])?;
+    let position_table = b.g.weight("text.positions", &[*context, blocks.width])?;
+    let embedded = b.g.embedding(table, ids)?;
+    let position = b.g.embedding(position_table, positions)?;
+    let x = b.g.add(embedded, position)?;
+    let x = b.blocks(&Stack { tower: "text", blocks, causal: *causal, lengths: None, rope: None }, x)?;
+    // The norm is row by row, so that only the pooled rows need it.
+    let x = b.rows(x, rows)?;
+    let mut x = b.layer_norm("text.norm_post", x, blocks.eps)?;
+    if let Some(projection) = projection {
+        x = b.project("text.projection", x, arch.dim, projection.bias)?;
+    }
+    b.finish(x)
+}
+
+/// The image tower. Output: [batch, dim], length 1. Inputs with pictures of one size: pixels f32
+/// [batch, 3, height, width]; rows u32 [batch], where in [batch · tokens] each class token is, or zeros where there is
+/// attention pooling. With pictures of any size (`patches` of them, padded): patches f32 [batch, patches, patch ·
+/// patch · 3], channels last; positions f32 [batch, patches, width]; lengths u32 [batch]; rows.
+pub(crate) fn image(arch: &Architecture, batch: usize, patches: usize) -> Result<Graph, GraphError> {
+    let tower = &arch.image;
+    let (blocks, p) = (&tower.blocks, tower.patch);
+    let d = blocks.width;
+    let mut b = Builder::new();
+    let (mut x, positions, lengths) = match tower.size {
+        ImageSize::Fixed { height, width } => {
+            let pixels = b.g.input("pixels", &[batch, 3, height, width])?;
+            let x = b.g.patchify(pixels, p)?;
+            let positions = b.g.weight("image.positions", &[tower.most_tokens(), d])?;
+            (x, positions, None)
+        }
+        ImageSize::Flexible { .. } => {
+            let x = b.g.input("patches", &[batch, patches, p * p * 3])?;
+            let positions = b.g.input("positions", &[batch, patches, d])?;
+            let lengths = b.g.index_input("lengths", &[batch])?;
+            (x, positions, Some(lengths))
+        }
+    };
+    let rows = b.g.index_input("pooled rows", &[batch])?;
+    // A convolution's weight [d, 3, p, p] was reshaped to a matrix when it was loaded.
+    x = b.project("image.patch", x, d, tower.patch_bias)?;
+    if tower.class_token {
+        let class = b.g.weight("image.class", &[d])?;
+        x = b.g.prepend_token(class, x)?;
+    }
+    x = b.g.add(x, positions)?;
+    if tower.norm_pre {
+        x = b.layer_norm("image.norm_pre", x, blocks.eps)?;
+    }
+    let rope = match tower.rope {
+        None => None,
+        Some(_) => {
+            let shape = [tower.most_tokens(), d / blocks.heads];
+            Some((b.g.weight("image.rope.cos", &shape)?, b.g.weight("image.rope.sin", &shape)?))
+        }
+    };
+    x = b.blocks(&Stack { tower: "image", blocks, causal: false, lengths, rope }, x)?;
+    x = match tower.pool {
+        ImagePool::ClassToken => {
+            let class = b.rows(x, rows)?;
+            b.layer_norm("image.norm_post", class, blocks.eps)?
+        }
+        ImagePool::Attention { heads, mlp } => {
+            let x = b.layer_norm("image.norm_post", x, blocks.eps)?;
+            b.attention_pool(tower, (heads, mlp), x, rows, lengths)?
+        }
+    };
+    if let Some(projection) = tower.projection {
+        x = b.project("image.projection", x, arch.dim, projection.bias)?;
+    }
+    b.finish(x)
+}

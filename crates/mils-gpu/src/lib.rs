@@ -32,5 +32,5 @@ mod fault;
 mod lower;
 mod program;
 
-pub use adapter::{GpuError, Refusal};
+pub use adapter::{Adapter, AdapterKind, AdapterLimits, Adapters, GpuError, Refusal, Verdict};
 pub use device::Gpu;

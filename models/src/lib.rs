@@ -3,6 +3,8 @@
 //! A pack is a TOML file with the files it names beside it (or under its `root`). [`Pack::find`] takes a name or a
 //! path, reads the file and checks that everything it names is there. The bundled pack `demo` is in this package.
 //!
+//! [`Model::find`] finds an encoder's checkpoint alone: a folder, a pack's scorer, or a model in the hub cache.
+//!
 //! This crate reads no model and downloads nothing.
 //!
 //! ```
@@ -12,6 +14,10 @@
 //! let error = mils_models::Pack::find("no-such-pack").unwrap_err();
 //! assert!(error.to_string().contains("demo"));
 //! ```
+
+mod hub;
+
+pub use hub::{Model, ModelError, hub_cache};
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -337,7 +343,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    const GOOD: &str = "name = 'x'\n[scorer]\npath = 'clip'\n[generator]\npath = 'g.gguf'\n[initial]\npath = 'i.txt'\n[prompt]\nuser = 'u'\n";
+    pub(crate) const GOOD: &str = "name = 'x'\n[scorer]\npath = 'clip'\n[generator]\npath = 'g.gguf'\n[initial]\npath = 'i.txt'\n[prompt]\nuser = 'u'\n";
 
     #[test]
     fn a_folder_with_a_pack_file_is_a_pack() {

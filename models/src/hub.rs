@@ -1,0 +1,307 @@
+//! Checkpoint folders by name: a folder, a pack, or an ID in the hub cache that is shared with Python.
+//!
+//! The cache is `huggingface_hub`'s: `models--ORG--NAME/refs/main` holds the hash of a commit, and
+//! `models--ORG--NAME/snapshots/HASH` its files. It is only read here.
+
+use crate::{Pack, PackError};
+use std::path::{Path, PathBuf};
+
+/// A checkpoint folder, and what it is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// The ID as it was given, the pack's and the folder's name, or the folder's name.
+    pub name: String,
+    /// The folder.
+    pub folder: PathBuf,
+}
+
+/// Why a model was not found. Every message is one line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// Nothing goes by this name.
+    #[error("there is no model `{name}`: no such folder, and no such pack (there is: {packs}); {CHOICES}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The packs that can be named, for people.
+        packs: String,
+    },
+    /// It reads as a path, and is no folder.
+    #[error("{name} is {what}; {CHOICES}")]
+    NoFolder {
+        /// What was asked for.
+        name: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// It reads as an ID that cannot be one.
+    #[error("`{name}` is neither a folder nor an ID of the hub (ORG/NAME or ORG/NAME@REVISION)")]
+    NoId {
+        /// What was asked for.
+        name: String,
+    },
+    /// The cache does not have it.
+    #[error(
+        "{name} is neither a folder nor in the hub cache: {} is missing{others}; nothing is downloaded, so fetch it \
+         with `hf download {id}`, or name a checkpoint folder",
+        missing.display()
+    )]
+    NotCached {
+        /// What was asked for.
+        name: String,
+        /// Without the revision.
+        id: String,
+        /// What was looked for.
+        missing: PathBuf,
+        /// The revisions that are there, for people.
+        others: String,
+    },
+    /// The pack cannot be used.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+}
+
+/// What a checkpoint folder has one of.
+const CONFIGURATIONS: [&str; 2] = ["config.json", "open_clip_config.json"];
+
+/// What a model can be named by.
+const CHOICES: &str = "name a checkpoint folder, a pack, or an ID in the hub cache (ORG/NAME)";
+
+impl Model {
+    /// Finds a model by what it is called, in this order: a folder (of a checkpoint, or of a pack, whose scorer it is
+    /// then); a pack's name; `ORG/NAME` or `ORG/NAME@REVISION` in the hub cache. Nothing is downloaded.
+    ///
+    /// # Errors
+    /// If nothing goes by this name; the error says where it was looked for.
+    pub fn find(name: &str) -> Result<Self, ModelError> {
+        Self::find_in(name, &crate::search_path(), hub_cache().as_deref())
+    }
+
+    fn find_in(name: &str, packs: &[PathBuf], cache: Option<&Path>) -> Result<Self, ModelError> {
+        let given = Path::new(name);
+        let bare = !name.contains(['/', '\\']);
+        if given.join("pack.toml").is_file() {
+            return Ok(Self::scorer(&Pack::read(&given.join("pack.toml"))?));
+        }
+        // A folder that only happens to be called as a pack is must not hide it.
+        if given.is_dir() && (!bare || CONFIGURATIONS.iter().any(|file| given.join(file).exists())) {
+            return Ok(Self::folder(given));
+        }
+        let no_folder = |what| Err(ModelError::NoFolder { name: name.to_owned(), what });
+        match (bare, is_path(name)) {
+            _ if given.exists() && !given.is_dir() => no_folder("no folder"),
+            (_, true) => no_folder("not there"),
+            (false, _) => Self::cached(name, cache),
+            (true, _) => match Pack::find_in(name, packs) {
+                Ok(pack) => Ok(Self::scorer(&pack)),
+                Err(PackError::Unknown { .. } | PackError::File { .. }) if given.is_dir() => Ok(Self::folder(given)),
+                Err(PackError::Unknown { name, known }) => Err(ModelError::Unknown { name, packs: known }),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    fn folder(folder: &Path) -> Self {
+        // A folder given as `.` has no name of its own.
+        let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        Self { name: file_name(&whole), folder: folder.to_owned() }
+    }
+
+    fn scorer(pack: &Pack) -> Self {
+        let folder = pack.scorer_path();
+        Self { name: format!("{}/{}", pack.name, Self::folder(&folder).name), folder }
+    }
+
+    fn cached(name: &str, cache: Option<&Path>) -> Result<Self, ModelError> {
+        let no_id = || ModelError::NoId { name: name.to_owned() };
+        let (id, revision) = name.split_once('@').unwrap_or((name, "main"));
+        let (org, repository) =
+            id.split_once('/').filter(|(org, name)| is_part(org) && is_part(name)).ok_or_else(no_id)?;
+        // A revision is a branch, a tag or a commit; all may have slashes, as `refs/pr/1` has.
+        if !revision.split('/').all(is_part) {
+            return Err(no_id());
+        }
+        let not_cached = |missing: PathBuf, others: String| ModelError::NotCached {
+            name: name.to_owned(),
+            id: id.to_owned(),
+            missing,
+            others,
+        };
+        let Some(cache) = cache else { return Err(not_cached("~/.cache/huggingface/hub".into(), String::new())) };
+        let model = cache.join(format!("models--{org}--{repository}"));
+        if !model.is_dir() {
+            return Err(not_cached(model, String::new()));
+        }
+        let reference = model.join("refs").join(revision);
+        let commit = std::fs::read_to_string(&reference).unwrap_or_default();
+        let commit = Some(commit.trim()).filter(|c| is_part(c)).unwrap_or(revision);
+        let folder = model.join("snapshots").join(commit);
+        if folder.is_dir() {
+            return Ok(Self { name: name.to_owned(), folder });
+        }
+        let missing = if reference.is_file() { folder } else { reference };
+        Err(not_cached(missing, others(&model, id)))
+    }
+}
+
+/// What can be written after the ID instead, as a part of a sentence.
+fn others(model: &Path, id: &str) -> String {
+    let names = |folder: &str| {
+        let entries = std::fs::read_dir(model.join(folder)).into_iter().flatten().flatten();
+        entries.map(|e| e.path())
+    };
+    // Of a reference only if it leads somewhere; of the commits all.
+    let leads = |path: &PathBuf| {
+        let commit = std::fs::read_to_string(path).unwrap_or_default();
+        is_part(commit.trim()) && model.join("snapshots").join(commit.trim()).is_dir()
+    };
+    let mut all: Vec<String> = names("refs").filter(leads).chain(names("snapshots")).map(|p| file_name(&p)).collect();
+    all.sort_unstable();
+    if all.is_empty() { String::new() } else { format!(" (of {id} there is: {})", all.join(", ")) }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// What nobody would take for an ID.
+fn is_path(name: &str) -> bool {
+    name.starts_with(['/', '.', '~', '\\']) || name.contains('\\') || Path::new(name).is_absolute()
+}
+
+/// Part of an ID, or of a revision: as the hub allows it, and never one that leads out of a folder.
+fn is_part(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+');
+    !text.is_empty() && text.chars().all(plain) && !text.starts_with(['.', '-'])
+}
+
+/// The cache's folder, as `huggingface_hub` finds it; `None` where there is no home either.
+pub fn hub_cache() -> Option<PathBuf> {
+    hub_cache_by(|name| std::env::var_os(name).map(PathBuf::from), std::env::home_dir())
+}
+
+fn hub_cache_by(variable: impl Fn(&str) -> Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    let variable = |name: &str| variable(name).filter(|v| !v.as_os_str().is_empty());
+    // Python lets these begin with `~`, also where no shell has seen it.
+    let expanded = |path: PathBuf| match (path.strip_prefix("~"), &home) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path,
+    };
+    variable("HF_HUB_CACHE")
+        .or_else(|| variable("HF_HOME").map(|home| home.join("hub")))
+        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
+        .map(expanded)
+        .or_else(|| Some(home.as_ref()?.join(".cache/huggingface/hub")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    /// A cache with one model: `main` and the tag `v1` at one commit, `gone` at one that is not there.
+    fn cache() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path().join("models--org--clip-vit.b_32");
+        fs::create_dir_all(model.join("snapshots").join(COMMIT)).unwrap();
+        fs::create_dir_all(model.join("refs/refs/pr")).unwrap();
+        for (reference, commit) in [("main", COMMIT), ("v1", COMMIT), ("refs/pr/1", COMMIT), ("gone", "fedcba")] {
+            fs::write(model.join("refs").join(reference), format!("{commit}\n")).unwrap();
+        }
+        fs::write(model.join("refs/damaged"), "../../..").unwrap();
+        dir
+    }
+
+    fn find(name: &str, cache: &Path) -> Result<Model, ModelError> {
+        Model::find_in(name, &[], Some(cache))
+    }
+
+    #[test]
+    fn ids_are_found_in_the_cache_at_their_revision() {
+        let dir = cache();
+        for revision in ["", "@main", "@v1", "@refs/pr/1", &format!("@{COMMIT}")] {
+            let name = format!("org/clip-vit.b_32{revision}");
+            let model = find(&name, dir.path()).unwrap();
+            assert_eq!(model.name, name);
+            assert!(model.folder.ends_with(Path::new("snapshots").join(COMMIT)) && model.folder.is_dir());
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_cache_is_said_with_its_place() {
+        let dir = cache();
+        for (name, says) in [
+            ("org/other", "models--org--other is missing"),
+            ("org/clip-vit.b_32@v2", "v2 is missing"),
+            ("org/clip-vit.b_32@v2", &format!("there is: {COMMIT}, main, v1")),
+            ("org/clip-vit.b_32@gone", "fedcba is missing"),
+            ("org/clip-vit.b_32@damaged", "damaged is missing"),
+        ] {
+            let error = find(name, dir.path()).unwrap_err().to_string();
+            assert!(error.contains(name) || error.contains("damaged"), "{error}");
+            assert!(error.contains("hf download org/") && error.contains("checkpoint folder"), "{error}");
+            assert!(error.replace('\\', "/").contains(says) && !error.contains('\n'), "{says:?} is not in {error}");
+        }
+        let error = Model::find_in("org/name", &[], None).unwrap_err();
+        assert!(error.to_string().contains("huggingface/hub is missing"), "{error}");
+    }
+
+    #[test]
+    fn names_do_not_lead_out_of_the_cache() {
+        let dir = cache();
+        for name in ["org/..", "../org", "a/b/c", "org/", "org/name@", "org/name@../..", "org/name@/etc", "org/na me"] {
+            let error = find(name, dir.path()).unwrap_err();
+            assert!(matches!(error, ModelError::NoId { .. } | ModelError::NoFolder { .. }), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_comes_first_then_a_pack() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("my-clip");
+        fs::create_dir(&folder).unwrap();
+        let model = find(folder.to_str().unwrap(), dir.path()).unwrap();
+        assert_eq!(model, Model { name: "my-clip".into(), folder: folder.clone() });
+        fs::write(dir.path().join("file"), "").unwrap();
+        for (name, says) in [("file", "is no folder"), ("none", "not there")] {
+            let error = find(dir.path().join(name).to_str().unwrap(), dir.path()).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+
+        let demo = Model::find("demo").unwrap();
+        assert_eq!(demo.name, "demo/clip");
+        assert!(demo.folder.join("config.json").is_file());
+        let error = Model::find("no-such-model").unwrap_err().to_string();
+        assert!(error.contains("no such pack") && error.contains("demo") && error.contains("ORG/NAME"), "{error}");
+    }
+
+    #[test]
+    fn a_packs_folder_stands_for_its_scorer() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path();
+        fs::write(at.join("pack.toml"), crate::tests::GOOD).unwrap();
+        assert!(matches!(find(at.to_str().unwrap(), at), Err(ModelError::Pack(PackError::Incomplete { .. }))));
+        fs::create_dir(at.join("clip")).unwrap();
+        fs::write(at.join("g.gguf"), "").unwrap();
+        fs::write(at.join("i.txt"), "a").unwrap();
+        let model = find(at.to_str().unwrap(), at).unwrap();
+        assert_eq!((model.name.as_str(), model.folder), ("x/clip", at.join("clip")));
+    }
+
+    #[test]
+    fn the_cache_is_where_python_looks_for_it() {
+        let all = [("HF_HUB_CACHE", "a"), ("HF_HOME", "~/b"), ("XDG_CACHE_HOME", "c")];
+        let by = |set: &[(&str, &str)]| {
+            let variable = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v));
+            hub_cache_by(variable, Some("me".into())).unwrap()
+        };
+        assert_eq!(by(&all), Path::new("a"));
+        assert_eq!(by(&all[1..]), Path::new("me/b/hub"));
+        assert_eq!(by(&all[2..]), Path::new("c/huggingface/hub"));
+        assert_eq!(by(&[("HF_HOME", "")]), Path::new("me/.cache/huggingface/hub"));
+        assert_eq!(hub_cache_by(|_| None, None), None);
+    }
+}

@@ -80,7 +80,7 @@ impl Model {
 
     fn find_in(name: &str, packs: &[PathBuf], cache: Option<&Path>) -> Result<Self, ModelError> {
         let given = Path::new(name);
-        let bare = !name.contains(['/', '\\']);
+        let bare = !name.contains('/') && !is_path(name);
         if given.join("pack.toml").is_file() {
             return Ok(Self::scorer(&Pack::read(&given.join("pack.toml"))?));
         }

@@ -4,7 +4,8 @@
 
 use crate::quality::progress_bar;
 use anyhow::{Context, Result};
-use mils_cli::session::{BackendChoice, Options, Session};
+use mils_cli::backend::BackendChoice;
+use mils_cli::session::{Options, Session};
 use mils_demo_world::simulate::Example;
 use mils_demo_world::{Split, grammar, render, sample};
 use mils_models::Pack;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use mils_bench::lists;
 use mils_bench::quality::{self, Arm, Setup};
-use mils_cli::session::BackendChoice;
+use mils_cli::backend::BackendChoice;
 use std::path::PathBuf;
 
 /// Benchmarks of MILS.

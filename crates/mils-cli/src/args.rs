@@ -1,7 +1,9 @@
 //! The command line.
 
-use crate::session::BackendChoice;
+use crate::backend::BackendChoice;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 /// Describes pictures without training: a language model proposes captions, a CLIP model scores them, and the best
@@ -19,8 +21,60 @@ pub struct Cli {
 pub enum Command {
     /// Caption images
     Caption(CaptionArgs),
-    /// List the model packs that can be named with --pack
+    /// Embed texts and images
+    Embed(EmbedArgs),
+    /// Score texts by how well they describe images
+    Score(ScoreArgs),
+    /// List the GPUs, and say which one is used
+    Devices(DevicesArgs),
+    /// List the model packs that can be named with --pack and --model
+    #[command(after_help = PACKS_EXAMPLES)]
     Packs,
+}
+
+const PACKS_EXAMPLES: &str = "\
+Examples:
+  mils packs
+  MILS_PACKS=~/packs mils packs      (where packs are looked for first; several folders as in PATH)
+
+One a line: its name and its description, or why it is not usable.";
+
+/// Where and how the encoder runs: of every command that has one.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct EncoderArgs {
+    /// Where the encoder runs; auto takes a GPU if there is a real one (see `mils devices`)
+    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
+    pub backend: BackendChoice,
+}
+
+/// Which encoder: of the commands that are about one alone.
+#[derive(Clone, Debug, Args)]
+pub struct ModelArgs {
+    /// Encoder: a checkpoint folder, a pack (its scorer), or ORG/NAME[@REVISION] in the hub cache
+    #[arg(long, value_name = "DIR|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub model: String,
+
+    /// Where and how it runs.
+    #[command(flatten)]
+    pub encoder: EncoderArgs,
+}
+
+/// The texts of a command.
+#[derive(Clone, Debug, Args)]
+pub struct TextArgs {
+    /// A text; can be given several times
+    #[arg(long = "text", value_name = "TEXT")]
+    pub texts: Vec<String>,
+
+    /// A file of texts, or `-` for standard input: UTF-8, one a line; a blank line is a text too, the empty one
+    #[arg(long, value_name = "FILE|-")]
+    pub texts_from: Option<PathBuf>,
+}
+
+impl TextArgs {
+    fn is_empty(&self) -> bool {
+        self.texts.is_empty() && self.texts_from.is_none()
+    }
 }
 
 /// How results are printed.
@@ -76,9 +130,9 @@ pub struct CaptionArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 
-    /// Where the encoder runs; auto takes a GPU if there is a real one
-    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
-    pub backend: BackendChoice,
+    /// Where and how it runs.
+    #[command(flatten)]
+    pub encoder: EncoderArgs,
 
     /// How results are printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -107,9 +161,7 @@ impl CaptionArgs {
     /// # Errors
     /// What is wrong, for people.
     pub fn check(&self) -> Result<(), String> {
-        if self.files.iter().any(|f| f.as_os_str() == "-") {
-            return Err("pictures are not read from standard input; name files (`./-` for a file of that name)".into());
-        }
+        no_standard_input(&self.files)?;
         for (flag, output) in [("--trace", &self.trace), ("--report", &self.report)] {
             let Some(output) = output else { continue };
             if let Some(file) = self.files.iter().find(|f| same_file(f, output)) {
@@ -122,6 +174,205 @@ impl CaptionArgs {
             }
             _ => Ok(()),
         }
+    }
+}
+
+const EMBED_EXAMPLES: &str = "\
+Examples:
+  mils embed --model demo --text 'a red car' --text 'a blue car'
+  mils embed --model openai/clip-vit-base-patch32 *.jpg --format npy -o images.npy
+  mils embed --model ~/siglip2 --texts-from texts.txt --format safetensors -o texts.safetensors
+  make-texts | mils embed --model demo --texts-from - | jq -c .embedding
+
+One row an input, in this order, wherever they stand on the command line: the texts of --text, the
+lines of --texts-from, the FILEs. Embeddings have length 1: a cosine is a dot product.
+
+  json         JSON Lines: {\"text\": …, \"embedding\": […]} or {\"file\": …, \"embedding\": […]};
+               an input that fails is {\"file\": …, \"error\": …}, and the others go on
+  npy          float32, rows x dim, for numpy.load
+  safetensors  the tensor `embeddings`, F32, rows x dim; `model` and `dim` in the metadata
+
+In npy and safetensors every row is an input's: where one fails, nothing is written. A file is
+written beside its place and put there at the end. Texts are read as they are needed, however many.
+Nothing is downloaded: an ID is looked up in the hub cache that is shared with Python
+(HF_HUB_CACHE, HF_HOME).
+
+Exit codes: 0 done, 1 an input or the model failed, 2 wrong usage, 130 interrupted.";
+
+/// How embeddings are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EmbedFormat {
+    /// One JSON object a line
+    Json,
+    /// NumPy's array file
+    Npy,
+    /// A safetensors file
+    Safetensors,
+}
+
+/// `mils embed`.
+#[derive(Debug, Args)]
+#[command(after_help = EMBED_EXAMPLES)]
+pub struct EmbedArgs {
+    /// Images: JPEG, PNG, WebP, GIF, BMP, TIFF or PNM, told by their content
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// The encoder.
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// The texts.
+    #[command(flatten)]
+    pub texts: TextArgs,
+
+    /// How embeddings are written
+    #[arg(long, value_enum, default_value_t = EmbedFormat::Json)]
+    pub format: EmbedFormat,
+
+    /// Where to, instead of standard output
+    #[arg(long, short, value_name = "OUT")]
+    pub output: Option<PathBuf>,
+
+    /// Print nothing but results and errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+impl EmbedArgs {
+    /// As [`CaptionArgs::check`].
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn check(&self) -> Result<(), String> {
+        if self.files.is_empty() && self.texts.is_empty() {
+            return Err("there is nothing to embed; name FILEs, or give --text or --texts-from".into());
+        }
+        no_standard_input(&self.files)?;
+        let Some(output) = self.output() else {
+            return if self.format != EmbedFormat::Json && std::io::stdout().is_terminal() {
+                Err("npy and safetensors are not for a terminal; name a file with --output".into())
+            } else {
+                Ok(())
+            };
+        };
+        match self.files.iter().chain(&self.texts.texts_from).find(|f| same_file(f, output)) {
+            Some(file) => Err(format!("--output would overwrite the input {}", file.display())),
+            None => Ok(()),
+        }
+    }
+
+    /// The file to write to, where it is not standard output.
+    pub fn output(&self) -> Option<&Path> {
+        self.output.as_deref().filter(|o| o.as_os_str() != "-")
+    }
+}
+
+const SCORE_EXAMPLES: &str = "\
+Examples:
+  mils score --model demo photo.png --text 'a red car' --text 'a blue car'
+  mils score --model ~/siglip2 *.jpg --texts-from captions.txt --top 5
+  mils score --model openai/clip-vit-base-patch32 *.jpg --texts-from labels.txt --format json
+
+Texts are sorted best first; those that score the same stay in their order: the texts of --text,
+then the lines of --texts-from. The cosine, -1 to 1, is of the two embeddings. The score, 0 to 1, is
+what the model was trained to make of it:
+
+  softmax  (CLIP) probabilities that sum to 1 over all texts given, also over those that --top
+           leaves out: whether a text fits better than the others
+  sigmoid  (SigLIP) a probability of each text by itself: whether it fits
+
+An image that cannot be read does not stop the others; with --format json it has a line
+{\"file\": …, \"error\": …}. Nothing is downloaded: an ID is looked up in the hub cache that is
+shared with Python (HF_HUB_CACHE, HF_HOME).
+
+Exit codes: 0 done, 1 an image or the model failed, 2 wrong usage, 130 interrupted.";
+
+/// How scores are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScoreFormat {
+    /// A table for each image
+    Text,
+    /// One JSON object a line for each image: file, model, calibration and results
+    Json,
+}
+
+/// `mils score`.
+#[derive(Debug, Args)]
+#[command(after_help = SCORE_EXAMPLES)]
+pub struct ScoreArgs {
+    /// Images: JPEG, PNG, WebP, GIF, BMP, TIFF or PNM, told by their content
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// The encoder.
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// The texts.
+    #[command(flatten)]
+    pub texts: TextArgs,
+
+    /// Print the best N texts of each image only
+    #[arg(long, value_name = "N", value_parser = number(1..=i64::from(u32::MAX)), allow_negative_numbers = true)]
+    pub top: Option<u32>,
+
+    /// How scores are printed
+    #[arg(long, value_enum, default_value_t = ScoreFormat::Text)]
+    pub format: ScoreFormat,
+
+    /// Print nothing but results and errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+impl ScoreArgs {
+    /// As [`CaptionArgs::check`].
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn check(&self) -> Result<(), String> {
+        if self.texts.is_empty() {
+            return Err("there are no texts to score; give --text or --texts-from".into());
+        }
+        no_standard_input(&self.files)
+    }
+}
+
+const DEVICES_EXAMPLES: &str = "\
+Examples:
+  mils devices
+  mils devices --format json | jq .auto
+  WGPU_ADAPTER_NAME=intel mils devices   (only adapters with this in their name)
+  WGPU_BACKEND=vulkan mils devices       (only this API: vulkan, metal or dx12, with commas)
+
+Adapters are listed in the order in which they are tried, and each is tried. The variables hold for
+every command that has --backend.
+
+Exit codes: 0 done, also without a GPU; 1 the result cannot be printed; 2 wrong usage.";
+
+/// How devices are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DevicesFormat {
+    /// For people
+    Text,
+    /// One JSON object
+    Json,
+}
+
+/// `mils devices`.
+#[derive(Debug, Args)]
+#[command(after_help = DEVICES_EXAMPLES)]
+pub struct DevicesArgs {
+    /// How devices are printed
+    #[arg(long, value_enum, default_value_t = DevicesFormat::Text)]
+    pub format: DevicesFormat,
+}
+
+fn no_standard_input(files: &[PathBuf]) -> Result<(), String> {
+    match files.iter().any(|f| f.as_os_str() == "-") {
+        true => Err("pictures are not read from standard input; name files (`./-` for a file of that name)".into()),
+        false => Ok(()),
     }
 }
 

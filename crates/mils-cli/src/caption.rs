@@ -1,12 +1,14 @@
 //! `mils caption`: files in, captions out, whatever happens in between.
 
 use crate::args::{CaptionArgs, Format};
+use crate::inputs::read_picture;
+use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::report::{self, FileReport, Report};
 use crate::session::{Options, Run, Session, decimal};
 use crate::show::{Display, one_line, tell};
 use crate::trace::Trace;
-use anyhow::{Context, Result, bail};
-use mils_media::{DecodeLimits, RgbImage};
+use anyhow::{Context, Result};
+use mils_media::RgbImage;
 use mils_models::Pack;
 use mils_optim::{Candidate, Event, StepRecord, StoppedBy};
 use serde_json::{Value, json};
@@ -23,22 +25,6 @@ pub struct StepView {
     pub record: StepRecord,
     /// The kept texts, best first.
     pub pool: Vec<Candidate>,
-}
-
-/// Exit code after Ctrl-C, as shells have it.
-const INTERRUPTED: u8 = 130;
-
-/// The first Ctrl-C asks the run to end well, the second ends the process.
-fn on_ctrl_c() -> Result<Arc<AtomicBool>> {
-    let cancel = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&cancel);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-    })
-    .context("cannot watch for Ctrl-C")?;
-    Ok(cancel)
 }
 
 /// Runs the command.
@@ -72,7 +58,7 @@ impl Job<'_> {
         let args = self.args;
         // Whatever is known to fail is said before models are loaded: a single picture that cannot be read, and
         // outputs that cannot be written.
-        let mut first = Some(read(&args.files[0]));
+        let mut first = Some(read_picture(&args.files[0]));
         if let ([file], Some(Err(error))) = (&args.files[..], &first) {
             return self.fail(file, error).map(|()| ExitCode::FAILURE);
         }
@@ -88,7 +74,7 @@ impl Job<'_> {
             if self.cancelled() || printed.is_err() {
                 break;
             }
-            let image = first.take().unwrap_or_else(|| read(file));
+            let image = first.take().unwrap_or_else(|| read_picture(file));
             printed = self.file(&mut session, file, image);
         }
         self.display.finish();
@@ -124,7 +110,7 @@ impl Job<'_> {
             cancel: Arc::clone(&self.cancel),
             ..Options::default()
         };
-        match Session::open(pack, &options, args.backend, &mut |what| self.display.say(what)) {
+        match Session::open(pack, &options, args.encoder.backend, &mut |what| self.display.say(what)) {
             Err(_) if self.cancelled() => Ok(None),
             opened => opened.map(Some),
         }
@@ -211,14 +197,6 @@ impl Job<'_> {
         }
         Ok(())
     }
-}
-
-fn read(file: &Path) -> Result<RgbImage> {
-    // Opening a pipe waits for its writer, and a device may have no end.
-    if std::fs::metadata(file).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
-        bail!("not a regular file; pictures are not read from pipes and devices, save this one to a file");
-    }
-    Ok(mils_media::decode_image(file, &DecodeLimits::default())?)
 }
 
 /// Whether whoever read our output has gone.

@@ -1,11 +1,12 @@
-//! What the `mils` command is made of: a [`session::Session`] holds the models of a pack and captions pictures;
-//! the other modules show what happens.
+//! What the `mils` command is made of: a [`session::Session`] holds the models of a pack and captions pictures, a
+//! [`model::Model`] is an encoder alone; the other modules are the commands, what they read, and what they show.
 //!
 //! The command line is the product; this library exists so that the benchmarks run the very same code. It is not a
 //! stable interface.
 //!
 //! ```no_run
-//! use mils_cli::session::{BackendChoice, Options, Session};
+//! use mils_cli::backend::BackendChoice;
+//! use mils_cli::session::{Options, Session};
 //! use std::ops::ControlFlow;
 //!
 //! let pack = mils_models::Pack::find("demo")?;
@@ -17,8 +18,18 @@
 //! ```
 
 pub mod args;
+pub mod backend;
 pub mod caption;
+pub mod devices;
+pub mod embed;
+pub mod inputs;
+pub mod interrupt;
+pub mod model;
+pub mod output;
+pub mod progress;
 pub mod report;
+pub mod rows;
+pub mod score;
 pub mod session;
 pub mod show;
 pub mod trace;

@@ -10,11 +10,18 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Caption(args) => {
-            if let Err(problem) = args.check() {
-                Cli::command().error(ErrorKind::ArgumentConflict, problem).exit();
-            }
+            checked("caption", args.check());
             mils_cli::caption::run(&args)
         }
+        Command::Embed(args) => {
+            checked("embed", args.check());
+            mils_cli::embed::run(&args)
+        }
+        Command::Score(args) => {
+            checked("score", args.check());
+            mils_cli::score::run(&args)
+        }
+        Command::Devices(args) => mils_cli::devices::run(&args),
         Command::Packs => packs(),
     };
     match result {
@@ -26,6 +33,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends the process where a command's arguments do not fit together.
+fn checked(command: &str, arguments: Result<(), String>) {
+    let Err(problem) = arguments else { return };
+    let mut cli = Cli::command();
+    cli.build();
+    let of = cli.find_subcommand(command).cloned();
+    of.unwrap_or(cli).error(ErrorKind::ArgumentConflict, problem).exit();
 }
 
 fn packs() -> anyhow::Result<ExitCode> {

@@ -1,8 +1,9 @@
 //! The report: one HTML file that tells what a run did. No scripts, nothing loaded from elsewhere.
 
 use crate::caption::StepView;
+use crate::output::{self, Replacement};
 use crate::session::{Run, Session};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use image::imageops::FilterType;
@@ -208,20 +209,12 @@ impl Report {
         })?;
         let place = || format!("cannot write the report {}", path.display());
         // A device or a pipe is written to; put in its place, the report would destroy it.
-        if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        if output::is_stream(path) {
             return std::fs::write(path, html).with_context(place);
         }
-        // A link stays one.
-        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".mils-report");
-        // Temporary files are private; a report is an ordinary file, as the user's umask has it.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder(&target)).with_context(place)?;
+        let mut file = Replacement::begin(path).with_context(place)?;
         file.write_all(html.as_bytes()).with_context(place)?;
-        file.persist(&target).map_err(|e| e.error).with_context(place)?;
-        Ok(())
+        file.finish().with_context(place)
     }
 }
 
@@ -230,16 +223,5 @@ impl Report {
 /// # Errors
 /// If it could not.
 pub fn check(path: &Path) -> Result<()> {
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => bail!("cannot write the report {}: it is a folder", path.display()),
-        Ok(meta) if !meta.is_file() => Ok(()),
-        _ => tempfile::tempfile_in(folder(path))
-            .map(drop)
-            .with_context(|| format!("cannot write the report {}", path.display())),
-    }
-}
-
-/// The folder that a path is in.
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+    output::check(path).with_context(|| format!("cannot write the report {}", path.display()))
 }

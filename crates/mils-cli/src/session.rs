@@ -1,10 +1,8 @@
 //! The models of a pack, loaded once, and the run of the loop on a picture.
 
+use crate::backend::{BackendChoice, open_backend};
 use anyhow::{Context, Result, bail};
-use mils_cpu::Cpu;
 use mils_encoder::{DualEncoder, Embeddings, Encoder, ModelFiles};
-use mils_gpu::Gpu;
-use mils_graph::Backend;
 use mils_llm::{LlamaGenerator, LlamaOptions};
 use mils_media::RgbImage;
 use mils_models::{LoopSettings, Pack};
@@ -18,18 +16,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-
-/// Where the encoder runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum BackendChoice {
-    /// A real GPU if there is one, otherwise the CPU
-    #[default]
-    Auto,
-    /// The GPU, also a software driver's
-    Gpu,
-    /// The CPU
-    Cpu,
-}
 
 /// What the command line may set; the rest is the pack's.
 #[derive(Clone, Debug, Default)]
@@ -130,30 +116,6 @@ pub struct Session {
     initial_rows: Embeddings,
     initial_index: HashMap<String, usize>,
     load_seconds: f64,
-}
-
-/// Opens a backend. The second value says what was chosen and why, for people.
-///
-/// # Errors
-/// If a GPU was asked for and there is none.
-pub fn open_backend(choice: BackendChoice) -> Result<(Box<dyn Backend>, String)> {
-    if choice == BackendChoice::Cpu {
-        return Ok((Box::new(Cpu::new()), "the CPU".into()));
-    }
-    match (Gpu::open(), choice) {
-        (Ok(gpu), BackendChoice::Gpu) => {
-            let note = if gpu.is_software() { ", a software driver: the CPU backend is faster" } else { "" };
-            let text = format!("{}{note}", gpu.name());
-            Ok((Box::new(gpu), text))
-        }
-        (Ok(gpu), _) if !gpu.is_software() => {
-            let text = gpu.name();
-            Ok((Box::new(gpu), text))
-        }
-        (Err(error), BackendChoice::Gpu) => bail!("--backend gpu: {error}"),
-        (Ok(gpu), _) => Ok((Box::new(Cpu::new()), format!("the CPU ({} is a software driver)", gpu.name()))),
-        (Err(_), _) => Ok((Box::new(Cpu::new()), "the CPU (no GPU found)".into())),
-    }
 }
 
 impl Session {

@@ -1,0 +1,97 @@
+//! An encoder by what it is called, and pictures and texts through it.
+
+use crate::args::ModelArgs;
+use crate::backend::open_backend;
+use crate::progress::Progress;
+use anyhow::{Context, Result};
+use mils_encoder::{DualEncoder, Embeddings, Encoder, EncoderError, ModelFiles};
+use mils_media::RgbImage;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// An encoder, ready to embed.
+pub struct Model {
+    /// What it is called.
+    pub name: String,
+    /// The encoder.
+    pub encoder: Encoder,
+}
+
+impl Model {
+    /// Finds and loads it; `None` if `cancel` was set meanwhile.
+    ///
+    /// # Errors
+    /// If it is not there, or damaged, or no device can be had.
+    pub fn open(args: &ModelArgs, progress: &Progress, cancel: &AtomicBool) -> Result<Option<Self>> {
+        let mils_models::Model { name, folder } = mils_models::Model::find(&args.model)?;
+        progress.say(&format!("reading {name}"));
+        // Checked before a device is opened: it is the likelier to be wrong.
+        let files = ModelFiles::open(&folder)?;
+        if cancel.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let (backend, chosen) = open_backend(args.encoder.backend)?;
+        progress.say(&format!("loading {name} on {chosen}"));
+        let encoder = files.load(&*backend)?;
+        Ok((!cancel.load(Ordering::SeqCst)).then_some(Self { name, encoder }))
+    }
+
+    /// The embedding of each text, or why there is none.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn texts(&mut self, texts: &[String]) -> Result<Vec<Result<Vec<f32>>>> {
+        each(texts, &mut |texts| self.encoder.embed_texts(texts))
+    }
+
+    /// The embedding of each picture, or why there is none.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn pictures(&mut self, pictures: Vec<Result<RgbImage>>) -> Result<Vec<Result<Vec<f32>>>> {
+        let mut images = Vec::new();
+        // Those that could be read leave a place for their embedding.
+        let read: Vec<Result<()>> = pictures.into_iter().map(|p| p.map(|image| images.push(image))).collect();
+        let mut rows = each(&images, &mut |images| self.encoder.embed_images(images))?.into_iter();
+        let mut row = |()| rows.next().context("an embedding is missing")?;
+        Ok(read.into_iter().map(|read| read.and_then(&mut row)).collect())
+    }
+}
+
+/// The embedding of each input; where one cannot be embedded, the others still are.
+fn each<T>(
+    inputs: &[T],
+    embed: &mut dyn FnMut(&[T]) -> Result<Embeddings, EncoderError>,
+) -> Result<Vec<Result<Vec<f32>>>> {
+    match embed(inputs) {
+        Ok(rows) => Ok((0..inputs.len()).map(|i| Ok(rows.row(i).to_vec())).collect()),
+        // These are the fault of an input.
+        Err(error @ (EncoderError::Preprocess(_) | EncoderError::Tokenize { .. })) => match inputs {
+            [_] => Ok(vec![Err(error.into())]),
+            _ => Ok(inputs
+                .chunks(1)
+                .map(|input| each(input, embed))
+                .collect::<Result<Vec<_>>>()?
+                .into_iter()
+                .flatten()
+                .collect()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bad_input_does_not_cost_the_others_their_rows() {
+        let mut embed = |inputs: &[i32]| match inputs.iter().find(|i| **i < 0) {
+            Some(bad) => Err(EncoderError::Tokenize { text: bad.to_string(), problem: "negative".into() }),
+            None => Ok(Embeddings::new(1, inputs.iter().map(|i| *i as f32).collect()).unwrap()),
+        };
+        let rows = each(&[1, -2, 3], &mut embed).unwrap();
+        assert_eq!((rows[0].as_ref().unwrap(), rows[2].as_ref().unwrap()), (&vec![1.0], &vec![3.0]));
+        assert!(rows[1].as_ref().unwrap_err().to_string().contains("-2"));
+        assert!(each(&[], &mut embed).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,231 @@
+//! Files that are there whole or not at all, and streams.
+
+use anyhow::{Context, Result, bail};
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write, stdout};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// A file that is written beside its place and put there at the end.
+pub struct Replacement {
+    file: NamedTempFile,
+    target: PathBuf,
+}
+
+impl Replacement {
+    /// Begins one.
+    ///
+    /// # Errors
+    /// If the folder cannot be written to.
+    pub fn begin(path: &Path) -> io::Result<Self> {
+        // A link stays one.
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".mils-");
+        // Temporary files are private; this becomes an ordinary one, as the user's umask has it.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        Ok(Self { file: builder.tempfile_in(folder(&target))?, target })
+    }
+
+    /// Puts it in its place.
+    ///
+    /// # Errors
+    /// If that is refused.
+    pub fn finish(self) -> io::Result<()> {
+        self.file.persist(&self.target).map(drop).map_err(|e| e.error)
+    }
+}
+
+impl Write for Replacement {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for Replacement {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+/// Whether a path leads to a pipe or a device, which is written to and not replaced.
+pub fn is_stream(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
+}
+
+/// Whether a file could be written here; asked before the work, not after it.
+///
+/// # Errors
+/// If it could not.
+pub fn check(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        bail!("it is a folder");
+    }
+    Ok(if is_stream(path) { () } else { tempfile::tempfile_in(folder(path)).map(drop)? })
+}
+
+/// The folder that a path is in.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+/// Where a command writes a result that grows.
+pub struct Output {
+    /// For errors.
+    name: String,
+    to: To,
+}
+
+enum To {
+    /// A file.
+    File(BufWriter<Replacement>),
+    /// A pipe, a device or standard output, as it comes.
+    Stream(BufWriter<Box<dyn Write>>),
+    /// The same for what has its beginning written last: it waits in a temporary file.
+    Spool(BufWriter<File>, Box<dyn Write>),
+}
+
+impl Output {
+    /// Opens a file, or standard output. `rewritten` says that [`Output::rewrite`] will be called.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn open(path: Option<&Path>, rewritten: bool) -> Result<Self> {
+        let name = path.map_or("standard output".into(), |p| p.display().to_string());
+        let place = || format!("cannot write to {name}");
+        let stream: Box<dyn Write> = match path {
+            None => Box::new(stdout()),
+            Some(path) if is_stream(path) => Box::new(File::options().write(true).open(path).with_context(place)?),
+            Some(path) => {
+                check(path).with_context(place)?;
+                let file = Replacement::begin(path).with_context(place)?;
+                return Ok(Self { name, to: To::File(BufWriter::new(file)) });
+            }
+        };
+        if !rewritten {
+            return Ok(Self { name, to: To::Stream(BufWriter::new(stream)) });
+        }
+        let folder = std::env::temp_dir();
+        let spool = tempfile::tempfile().with_context(|| {
+            format!("cannot keep rows in {} until their number is known; name a file with --output", folder.display())
+        })?;
+        Ok(Self { name, to: To::Spool(BufWriter::new(spool), stream) })
+    }
+
+    fn attempt<T>(&mut self, work: impl FnOnce(&mut To) -> io::Result<T>) -> Result<T> {
+        work(&mut self.to).with_context(|| format!("cannot write to {}", self.name))
+    }
+
+    /// Writes.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.attempt(|to| match to {
+            To::File(file) => file.write_all(bytes),
+            To::Stream(stream) => stream.write_all(bytes),
+            To::Spool(spool, _) => spool.write_all(bytes),
+        })
+    }
+
+    /// Hands what was written so far to whoever reads a stream.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn flush(&mut self) -> Result<()> {
+        self.attempt(|to| if let To::Stream(stream) = to { stream.flush() } else { Ok(()) })
+    }
+
+    /// Writes over the beginning.
+    ///
+    /// # Errors
+    /// If that fails, or this is a stream.
+    pub fn rewrite(&mut self, bytes: &[u8]) -> Result<()> {
+        self.attempt(|to| match to {
+            To::File(file) => file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(bytes)),
+            To::Spool(spool, _) => spool.seek(SeekFrom::Start(0)).and_then(|_| spool.write_all(bytes)),
+            To::Stream(_) => Err(io::ErrorKind::NotSeekable.into()),
+        })
+    }
+
+    /// The end: now there is a file, and a stream has everything.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn finish(self) -> Result<()> {
+        let place = || format!("cannot write to {}", self.name);
+        match self.to {
+            To::File(file) => file.into_inner().map_err(io::IntoInnerError::into_error).and_then(Replacement::finish),
+            To::Stream(mut stream) => stream.flush(),
+            To::Spool(spool, stream) => copy(spool, stream),
+        }
+        .with_context(place)
+    }
+}
+
+fn copy(spool: BufWriter<File>, mut to: Box<dyn Write>) -> io::Result<()> {
+    let mut spool = spool.into_inner().map_err(io::IntoInnerError::into_error)?;
+    spool.seek(SeekFrom::Start(0))?;
+    io::copy(&mut spool, &mut to)?;
+    to.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_file_is_there_whole_or_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        fs::write(&path, "old").unwrap();
+        let names = || fs::read_dir(dir.path()).unwrap().count();
+        let mut output = Output::open(Some(&path), true).unwrap();
+        output.write(b"....abc").unwrap();
+        drop(output);
+        assert_eq!((fs::read(&path).unwrap(), names()), (b"old".to_vec(), 1), "nothing is left of what did not end");
+        let mut output = Output::open(Some(&path), true).unwrap();
+        output.write(b"....abc").unwrap();
+        output.rewrite(b"head").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        output.finish().unwrap();
+        assert_eq!((fs::read(&path).unwrap(), names()), (b"headabc".to_vec(), 1));
+    }
+
+    #[test]
+    fn places_that_cannot_be_written_are_known_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let says = |path: &Path| format!("{:#}", Output::open(Some(path), false).err().unwrap());
+        assert!(says(dir.path()).contains("it is a folder"), "{}", says(dir.path()));
+        let nowhere = dir.path().join("none").join("out");
+        assert!(says(&nowhere).starts_with(&format!("cannot write to {}", nowhere.display())));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_and_modes_are_ordinary() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (link, target, plain) = (dir.path().join("link"), dir.path().join("target"), dir.path().join("plain"));
+        fs::write(&target, "old").unwrap();
+        fs::write(&plain, "").unwrap();
+        symlink(&target, &link).unwrap();
+        let mut output = Output::open(Some(&link), false).unwrap();
+        output.write(b"new").unwrap();
+        output.finish().unwrap();
+        assert!(link.is_symlink() && fs::read(&target).unwrap() == b"new");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&target), mode(&plain));
+        let mut null = Output::open(Some(Path::new("/dev/null")), true).unwrap();
+        null.write(b"....").unwrap();
+        null.rewrite(b"head").unwrap();
+        null.finish().unwrap();
+        assert!(is_stream(Path::new("/dev/null")));
+    }
+}

@@ -1,0 +1,75 @@
+//! A line on stderr for what takes long.
+
+use crate::show::tell;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::time::{Duration, Instant};
+
+/// What is done sooner needs no line.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Shows how far a command is, on a terminal and after a while.
+pub struct Progress {
+    bar: ProgressBar,
+    /// Of what is counted, where it is known.
+    total: Option<u64>,
+    done: u64,
+    began: Option<Instant>,
+}
+
+impl Progress {
+    /// `quiet` shows nothing. `total` is how many will be [`Progress::count`]ed.
+    pub fn new(quiet: bool, total: Option<u64>) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        // The template is fixed and valid; without it the line would only be plainer.
+        if let Ok(style) = ProgressStyle::with_template("{spinner:.green} {elapsed:>4} {wide_msg}") {
+            bar.set_style(style);
+        }
+        if !quiet {
+            let later = bar.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(PATIENCE);
+                if !later.is_finished() {
+                    later.set_draw_target(ProgressDrawTarget::stderr());
+                    later.enable_steady_tick(Duration::from_millis(120));
+                }
+            });
+        }
+        Self { bar, total, done: 0, began: None }
+    }
+
+    /// What is being done.
+    pub fn say(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
+    }
+
+    /// So many more of `what` are done, in the plural.
+    pub fn count(&mut self, more: usize, what: &str) {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        self.done += more as u64;
+        let seconds = began.elapsed().as_secs_f64();
+        let pace =
+            if seconds > 0.5 { format!(" · {:.1} a second", self.done as f64 / seconds) } else { String::new() };
+        let of = self.total.map(|total| format!(" of {total}")).unwrap_or_default();
+        self.say(&format!("{}{of} {what}{pace}", self.done));
+    }
+
+    /// Counting begins: what came before does not count for the pace.
+    pub fn begin(&mut self) {
+        self.began = Some(Instant::now());
+    }
+
+    /// Says that something failed, above the line.
+    pub fn tell(&self, text: &str) {
+        self.bar.suspend(|| tell(text));
+    }
+
+    /// Does something that prints, with the line out of the way.
+    pub fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {
+        self.bar.suspend(print)
+    }
+
+    /// Takes the line away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

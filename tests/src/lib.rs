@@ -23,6 +23,8 @@ pub mod tolerance {
     pub const FILE_COSINE: f32 = 0.9995;
     /// The same for trained weights.
     pub const TRAINED_FILE_COSINE: f32 = 0.9999;
+    /// Largest difference of a calibrated score, 0 to 1, from the reference.
+    pub const SCORE: f32 = 1e-3;
     /// Largest difference of a resized pixel from Pillow's, in 8-bit steps.
     pub const PIXEL: f32 = 1.01;
 }

@@ -93,6 +93,11 @@ impl ModelFiles {
         &self.arch
     }
 
+    /// The steps from a picture to the model's input.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
     /// Number of weights.
     pub fn parameters(&self) -> usize {
         tensors(&self.arch).iter().map(|t| t.shape.iter().product::<usize>()).sum()

@@ -77,7 +77,7 @@ fn cleaning(model: &Value) -> Result<Option<Cleaning>, String> {
     let clean = options.get("clean").and_then(Value::as_str);
     match clean {
         None | Some("whitespace") => Ok(Some(Cleaning::Spaces)),
-        Some("lower") => Ok(Some(Cleaning::Lower)),
+        Some("lower") => Ok(Some(Cleaning::SpacesLower)),
         Some("canonicalize") => Ok(Some(Cleaning::Canonical)),
         Some(other) => {
             Err(text
@@ -182,6 +182,12 @@ const SIZES: [(&str, usize, usize); 7] = [
     ("gigantic", 50, 96),
 ];
 
+/// timm's SigLIP towers with GELU by tanh; the others have the exact one.
+const TANH: [&str; 4] = [
+    "vit_base_patch32_siglip", "vit_large_patch16_siglip_512", "vit_so400m_patch16_siglip",
+    "vit_giantopt_patch16_siglip",
+];
+
 /// The last layers of an image tower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Head {
@@ -234,7 +240,9 @@ fn timm_vision(vision: &Fields, name: &str, head: Option<Head>, file: &Checkpoin
     let in_file = (0..).take_while(|i| shape(&format!("blocks.{i}.norm1.weight")).is_ok()).count();
     let layers = size.map_or(in_file, |(_, layers, _)| *layers);
     let class_token = shape("cls_token").is_ok();
-    let (activation, eps) = if pe { (Activation::Gelu, 1e-5) } else { (Activation::GeluTanh, 1e-6) };
+    let tanh = TANH.iter().any(|begin| name.starts_with(begin));
+    let activation = if tanh { Activation::GeluTanh } else { Activation::Gelu };
+    let eps = if pe { 1e-5 } else { 1e-6 };
     let heads = width / head_width;
     let (height, columns) = vision.size("image_size", 224)?;
     let projection = match head {

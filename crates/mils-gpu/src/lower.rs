@@ -1,8 +1,10 @@
 //! From ops to dispatches: which kernel, which parameters, which grid.
 
 use crate::device::within;
-use mils_graph::{Activation, Attention, BackendError, Graph, Linear, Op, ValueId};
-use mils_shaders::{Activation as KernelActivation, Gemm, Kernel};
+use crate::weights::Held;
+use mils_graph::{Activation, Attention, BackendError, DType, Graph, Linear, Op, ValueId};
+use mils_shaders::{Activation as KernelActivation, Gemm, Kernel, Stored};
+use std::collections::HashMap;
 
 /// Columns of v that attention.wgsl can hold.
 const MOST_HEAD_DIM: u64 = 256;
@@ -42,9 +44,24 @@ fn activation(a: Activation) -> KernelActivation {
     }
 }
 
+/// How a matrix is held: as its weight is, through reshapes too, or in f32, as all that is computed.
+fn stored(graph: &Graph, weights: &HashMap<String, Held>, id: ValueId) -> Stored {
+    let Op::Weight { name } = &graph.node(graph.storage(id)).op else { return Stored::F32 };
+    match weights.get(name).map(|held| held.dtype) {
+        Some(DType::F16) => Stored::F16,
+        Some(DType::BF16) => Stored::BF16,
+        _ => Stored::F32,
+    }
+}
+
 /// The dispatch that computes a node; `None` for nodes that cost nothing. A grid has at most `most` workgroups along
 /// each dimension.
-pub(crate) fn lower(graph: &Graph, node: usize, most: u32) -> Result<Option<Dispatch>, BackendError> {
+pub(crate) fn lower(
+    graph: &Graph,
+    node: usize,
+    weights: &HashMap<String, Held>,
+    most: u32,
+) -> Result<Option<Dispatch>, BackendError> {
     let elements = graph.nodes()[node].elements();
     let shape = |id| graph.shape(id);
     let width = |id| graph.node(id).width();
@@ -56,7 +73,7 @@ pub(crate) fn lower(graph: &Graph, node: usize, most: u32) -> Result<Option<Disp
     let (flat, stride) = per_element(elements, most);
     match graph.nodes()[node].op {
         Op::Input { .. } | Op::Weight { .. } | Op::Reshape { .. } => Ok(None),
-        Op::Linear(op) => linear(graph, elements, op, most).map(Some),
+        Op::Linear(op) => linear(graph, elements, op, stored(graph, weights, op.weight), most).map(Some),
         Op::Attention(op) => attention(graph, op, most).map(Some),
         Op::LayerNorm { x, gamma, beta, eps } => {
             let rows = elements / width(x);
@@ -69,9 +86,12 @@ pub(crate) fn lower(graph: &Graph, node: usize, most: u32) -> Result<Option<Disp
             let (grid, stride) = spread(rows, most);
             done(Kernel::L2Normalize, vec![rows, width(x), stride, 0], vec![x], grid)
         }
-        Op::Embedding { table, ids: rows } | Op::GatherRows { x: table, rows } => {
-            done(Kernel::Gather, vec![elements, width(table), stride, 0], vec![table, rows], flat)
-        }
+        Op::Embedding { table, ids: rows } | Op::GatherRows { x: table, rows } => done(
+            Kernel::Gather(stored(graph, weights, table)),
+            vec![elements, width(table), stride, 0],
+            vec![table, rows],
+            flat,
+        ),
         Op::Add { a, b } => done(Kernel::Add, vec![elements, graph.node(b).elements(), stride, 0], vec![a, b], flat),
         Op::Activation { x, activation: a } => {
             done(Kernel::Activation(activation(a)), vec![elements, stride, 0, 0], vec![x], flat)
@@ -91,7 +111,7 @@ pub(crate) fn lower(graph: &Graph, node: usize, most: u32) -> Result<Option<Disp
     }
 }
 
-fn linear(graph: &Graph, elements: usize, op: Linear, most: u32) -> Result<Dispatch, BackendError> {
+fn linear(graph: &Graph, elements: usize, op: Linear, weight: Stored, most: u32) -> Result<Dispatch, BackendError> {
     let (n, k) = (graph.shape(op.weight)[0], graph.shape(op.weight)[1]);
     let m = elements / n;
     let tile = tile(m, n);
@@ -99,6 +119,7 @@ fn linear(graph: &Graph, elements: usize, op: Linear, most: u32) -> Result<Dispa
     let kernel = Kernel::Gemm(Gemm {
         tile,
         vec4: k.is_multiple_of(4),
+        weight,
         bias: op.bias.is_some(),
         residual: op.residual.is_some(),
         activation: activation(op.activation),
@@ -166,7 +187,7 @@ mod tests {
             let mut g = Graph::new();
             let x = g.input("x", shape).unwrap();
             let out = op(&mut g, x);
-            lower(&g, out.index(), most).map(|d| d.unwrap().grid)
+            lower(&g, out.index(), &HashMap::new(), most).map(|d| d.unwrap().grid)
         };
         let normalize = |g: &mut Graph, x| g.l2_normalize(x).unwrap();
         assert_eq!(lowered(&[49, 3], normalize, 7).unwrap(), [7, 7, 1]);

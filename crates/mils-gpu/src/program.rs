@@ -2,14 +2,15 @@
 
 use crate::device::{Shared, within};
 use crate::lower::{Dispatch, lower};
-use mils_graph::{BackendError, Graph, HostTensor, Op, Place, Program, TensorData, ValueId, WeightSet};
+use crate::weights::{Held, bytes};
+use mils_graph::{BackendError, DType, Graph, HostTensor, Op, Place, Program, ValueId, WeightSet};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 pub(crate) struct GpuWeights {
     shared: Arc<Shared>,
-    buffers: HashMap<String, (Vec<usize>, wgpu::Buffer)>,
+    weights: HashMap<String, Held>,
 }
 
 /// Bytes of one dispatch's parameters, at most.
@@ -36,8 +37,8 @@ struct GpuProgram {
 }
 
 impl GpuWeights {
-    pub(crate) fn new(shared: Arc<Shared>, buffers: HashMap<String, (Vec<usize>, wgpu::Buffer)>) -> Self {
-        Self { shared, buffers }
+    pub(crate) fn new(shared: Arc<Shared>, weights: HashMap<String, Held>) -> Self {
+        Self { shared, weights }
     }
 
     /// A buffer for every node; nodes that share storage share it.
@@ -57,8 +58,8 @@ impl GpuWeights {
                 (Place::Input(i), _) => inputs[*i].clone(),
                 (Place::Slot(s), _) => slots[*s].clone(),
                 (Place::Weight, Op::Weight { name }) => {
-                    let held = self.buffers.get(name);
-                    held.ok_or_else(|| BackendError::MissingWeight(name.clone()))?.1.clone()
+                    let held = self.weights.get(name);
+                    held.ok_or_else(|| BackendError::MissingWeight(name.clone()))?.buffer.clone()
                 }
                 (Place::Weight, op) => {
                     // A reshape of a weight.
@@ -79,11 +80,11 @@ impl WeightSet for GpuWeights {
 
 impl GpuWeights {
     fn build(&self, graph: &Graph) -> Result<GpuProgram, BackendError> {
-        graph.check(|name| self.buffers.get(name).map(|(shape, _)| shape.as_slice()))?;
+        graph.check(|name| self.weights.get(name).map(|held| (held.dtype, held.shape.as_slice())))?;
         let most = self.shared.limits.max_compute_workgroups_per_dimension;
         let mut dispatches: Vec<(usize, Dispatch)> = Vec::new();
         for i in 0..graph.nodes().len() {
-            dispatches.extend(lower(graph, i, most)?.map(|d| (i, d)));
+            dispatches.extend(lower(graph, i, &self.weights, most)?.map(|d| (i, d)));
         }
         self.shared.scope("compiling a graph", || {
             let (inputs, buffers) = self.place(graph)?;
@@ -148,11 +149,7 @@ impl GpuProgram {
     /// Writes the inputs and submits all steps.
     fn submit(&self, inputs: &[HostTensor]) {
         for (buffer, tensor) in self.inputs.iter().zip(inputs) {
-            let bytes: &[u8] = match tensor.data() {
-                TensorData::F32(data) => bytemuck::cast_slice(data),
-                TensorData::U32(data) => bytemuck::cast_slice(data),
-            };
-            self.shared.queue.write_buffer(buffer, 0, bytes);
+            self.shared.queue.write_buffer(buffer, 0, bytes(tensor));
         }
         let mut encoder = self.shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
@@ -205,8 +202,8 @@ impl Program for GpuProgram {
             let part = &bytes[*at as usize..(*at + *len) as usize];
             let shape = &self.graph.node(id).shape;
             out.push(match self.graph.node(id).dtype {
-                mils_graph::DType::F32 => HostTensor::f32(shape, bytemuck::pod_collect_to_vec(part))?,
-                mils_graph::DType::U32 => HostTensor::u32(shape, bytemuck::pod_collect_to_vec(part))?,
+                DType::U32 => HostTensor::u32(shape, bytemuck::pod_collect_to_vec(part))?,
+                _ => HostTensor::f32(shape, bytemuck::pod_collect_to_vec(part))?,
             });
         }
         Ok(out)
@@ -218,7 +215,7 @@ mod tests {
     use super::*;
     use crate::Gpu;
     use mils_graph::{Activation, Backend, Linear};
-    use mils_shaders::{Gemm, Kernel};
+    use mils_shaders::{Gemm, Kernel, Stored};
 
     /// A GPU of which the test may be left out only on request, and loudly.
     fn gpu() -> Option<Gpu> {
@@ -320,7 +317,7 @@ mod tests {
     fn a_kernel_that_failed_is_not_kept() {
         let Some(gpu) = gpu() else { return };
         let activation = mils_shaders::Activation::None;
-        let gemm = Gemm { tile: 48, vec4: false, bias: false, residual: false, activation };
+        let gemm = Gemm { tile: 48, vec4: false, weight: Stored::F32, bias: false, residual: false, activation };
         for _ in 0..2 {
             let error = gpu.shared.pipeline(Kernel::Gemm(gemm)).err().unwrap();
             assert!(matches!(&error, BackendError::Rejected { during, .. } if during.contains("tile: 48")), "{error}");

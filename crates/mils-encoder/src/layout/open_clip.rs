@@ -184,7 +184,9 @@ const SIZES: [(&str, usize, usize); 7] = [
 
 /// timm's SigLIP towers with GELU by tanh; the others have the exact one.
 const TANH: [&str; 4] = [
-    "vit_base_patch32_siglip", "vit_large_patch16_siglip_512", "vit_so400m_patch16_siglip",
+    "vit_base_patch32_siglip",
+    "vit_large_patch16_siglip_512",
+    "vit_so400m_patch16_siglip",
     "vit_giantopt_patch16_siglip",
 ];
 

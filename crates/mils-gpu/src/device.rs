@@ -84,10 +84,14 @@ impl Shared {
         self.faults.wait(&self.device, during)
     }
 
+    /// Bytes of the largest buffer of whole words that can be had and bound whole.
+    pub(crate) fn largest_binding(&self) -> u64 {
+        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size) / 4 * 4
+    }
+
     /// Whether a buffer of this size can be had and bound whole.
     pub(crate) fn fits_binding(&self, what: &str, bytes: u64) -> Result<(), BackendError> {
-        self.fits_buffer(what, bytes)?;
-        within(what, bytes, self.limits.max_storage_buffer_binding_size, "bytes")
+        within(what, bytes, self.largest_binding(), "bytes")
     }
 
     /// Whether a buffer of this size can be had.

@@ -1,4 +1,4 @@
-//! Weights on the device, in the type in which they came.
+//! Weights on the device, in the type in which they came; a matrix that is larger than one binding, in several buffers.
 
 use crate::device::Shared;
 use mils_graph::{BackendError, DType, HostTensor, TensorData};
@@ -11,6 +11,14 @@ const MOST_STAGED: u64 = 256 << 20;
 pub(crate) struct Held {
     pub(crate) shape: Vec<usize>,
     pub(crate) dtype: DType,
+    /// One, or several of a matrix that cannot be bound whole.
+    pub(crate) parts: Vec<Part>,
+}
+
+/// Rows of a weight, from `first` on.
+pub(crate) struct Part {
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
     pub(crate) buffer: wgpu::Buffer,
 }
 
@@ -32,28 +40,45 @@ pub(crate) fn upload(
     let mut all = HashMap::new();
     let mut staged = 0;
     for (name, tensor) in weights {
-        let data = bytes(&tensor);
-        shared.fits_binding(&format!("weight `{name}`"), buffer_bytes(data))?;
         let during = format!("uploading weight `{name}`");
-        let buffer = shared.scope(&during, || {
-            let buffer = filled(shared, &name, data);
-            // The queue keeps a copy of everything written until it is submitted and done: let go of it now and
-            // then, or a large model would need its memory twice.
-            staged += data.len() as u64;
-            if staged >= MOST_STAGED {
-                staged = 0;
-                shared.queue.submit([]);
-                shared.wait(&during)?;
-            }
-            Ok(buffer)
-        })?;
-        all.insert(name, Held { shape: tensor.shape().to_vec(), dtype: tensor.dtype(), buffer });
+        let (row, most) = cut(shared, &name, &tensor)?;
+        let mut parts = Vec::new();
+        for data in bytes(&tensor).chunks(row * most) {
+            let buffer = shared.scope(&during, || {
+                let buffer = filled(shared, &name, data);
+                // The queue keeps a copy of everything written until it is submitted and done: let go of it now and
+                // then, or a large model would need its memory twice.
+                staged += data.len() as u64;
+                if staged >= MOST_STAGED {
+                    staged = 0;
+                    shared.queue.submit([]);
+                    shared.wait(&during)?;
+                }
+                Ok(buffer)
+            })?;
+            parts.push(Part { first: parts.len() * most, rows: data.len() / row, buffer });
+        }
+        all.insert(name, Held { shape: tensor.shape().to_vec(), dtype: tensor.dtype(), parts });
     }
     shared.scope("uploading weights", || {
         shared.queue.submit([]);
         Ok(())
     })?;
     Ok(all)
+}
+
+/// Bytes of a row of a weight, and how many rows go into one buffer: all that fit. A graph can gather from a matrix in
+/// parts, but from nothing else; what is no matrix has one row.
+fn cut(shared: &Shared, name: &str, tensor: &HostTensor) -> Result<(usize, usize), BackendError> {
+    let data = bytes(tensor);
+    let rows = if let &[rows, _] = tensor.shape() { rows.max(1) } else { 1 };
+    // Not 0, of a tensor without elements.
+    let row = (data.len() / rows).max(1);
+    let fit = shared.largest_binding() / row as u64;
+    if fit == 0 {
+        shared.fits_binding(&format!("weight `{name}`"), buffer_bytes(data))?;
+    }
+    Ok((row, rows.min(usize::try_from(fit).unwrap_or(rows)).max(1)))
 }
 
 /// Size of the buffer for these bytes: whole words, as shaders read them.

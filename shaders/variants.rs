@@ -13,6 +13,17 @@ pub enum Activation {
     GeluTanh = 3,
 }
 
+/// How the elements of a weight lie in its buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stored {
+    /// One a word.
+    F32,
+    /// IEEE half precision, two a word.
+    F16,
+    /// The upper half of an f32, two a word.
+    BF16,
+}
+
 /// A variant of the matrix product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Gemm {
@@ -20,6 +31,8 @@ pub struct Gemm {
     pub tile: u32,
     /// Reads four elements at a time; K must be a multiple of 4.
     pub vec4: bool,
+    /// How the weight is held.
+    pub weight: Stored,
     /// Adds a bias.
     pub bias: bool,
     /// Adds a residual, last.
@@ -39,8 +52,8 @@ pub enum Kernel {
     LayerNorm,
     /// l2_normalize.wgsl
     L2Normalize,
-    /// gather.wgsl
-    Gather,
+    /// gather.wgsl, with how the table is held
+    Gather(Stored),
     /// add.wgsl
     Add,
     /// activation.wgsl
@@ -53,6 +66,7 @@ pub enum Kernel {
     Rope,
 }
 
+const STORED: [Stored; 3] = [Stored::F32, Stored::F16, Stored::BF16];
 const ACTIVATIONS: [Activation; 4] =
     [Activation::None, Activation::QuickGelu, Activation::Gelu, Activation::GeluTanh];
 
@@ -63,7 +77,6 @@ impl Kernel {
             Self::Attention,
             Self::LayerNorm,
             Self::L2Normalize,
-            Self::Gather,
             Self::Add,
             Self::Patchify,
             Self::PrependToken,
@@ -71,12 +84,13 @@ impl Kernel {
         ];
         for activation in ACTIVATIONS {
             all.push(Self::Activation(activation));
-            for bits in 0..16 {
+            for bits in 0..48 {
                 let tile = if bits & 8 == 0 { 32 } else { 64 };
                 let (vec4, bias, residual) = (bits & 4 != 0, bits & 2 != 0, bits & 1 != 0);
-                all.push(Self::Gemm(Gemm { tile, vec4, bias, residual, activation }));
+                all.push(Self::Gemm(Gemm { tile, vec4, weight: STORED[bits / 16], bias, residual, activation }));
             }
         }
+        all.extend(STORED.map(Self::Gather));
         all
     }
 
@@ -84,6 +98,11 @@ impl Kernel {
     pub fn source(self) -> String {
         let activate = include_str!("shared/activate.wgsl");
         let reduce = include_str!("shared/reduce.wgsl");
+        let stored = |s: Stored| match s {
+            Stored::F32 => include_str!("shared/stored_f32.wgsl"),
+            Stored::F16 => include_str!("shared/stored_f16.wgsl"),
+            Stored::BF16 => include_str!("shared/stored_bf16.wgsl"),
+        };
         let function = |a: Activation| format!("const ACTIVATION: u32 = {}u;\n", a as u32);
         match self {
             Self::Gemm(g) => {
@@ -96,13 +115,13 @@ impl Kernel {
                     g.residual,
                     function(g.activation)
                 );
-                [&constants, activate, load, include_str!("gemm.wgsl")].concat()
+                [&constants, activate, stored(g.weight), load, include_str!("gemm.wgsl")].concat()
             }
             Self::Activation(a) => [&function(a), activate, include_str!("activation.wgsl")].concat(),
             Self::LayerNorm => [reduce, include_str!("layer_norm.wgsl")].concat(),
             Self::L2Normalize => [reduce, include_str!("l2_normalize.wgsl")].concat(),
             Self::Attention => include_str!("attention.wgsl").to_owned(),
-            Self::Gather => include_str!("gather.wgsl").to_owned(),
+            Self::Gather(s) => [stored(s), include_str!("gather.wgsl")].concat(),
             Self::Add => include_str!("add.wgsl").to_owned(),
             Self::Patchify => include_str!("patchify.wgsl").to_owned(),
             Self::PrependToken => include_str!("prepend_token.wgsl").to_owned(),

@@ -1,6 +1,7 @@
 // Loads of gemm.wgsl for any K, one element at a time.
 
 alias operand = f32;
+alias weights = word;
 
 fn load_slice(row0: u32, col0: u32, k0: u32, lane: u32) {
     for (var i = lane; i < SLICE * TILE; i += THREADS) {
@@ -13,7 +14,8 @@ fn load_slice(row0: u32, col0: u32, k0: u32, lane: u32) {
                 a = x[(row0 + line) * params.k + k0 + k];
             }
             if col0 + line < params.n {
-                b = weight[(col0 + line) * params.k + k0 + k];
+                let at = (col0 + line) * params.k + k0 + k;
+                b = element(weight[at / PER_WORD], at);
             }
         }
         xs[k * TILE + line] = a;

@@ -1,6 +1,7 @@
 // Loads of gemm.wgsl for K a multiple of 4, four elements at a time.
 
 alias operand = vec4<f32>;
+alias weights = quad;
 
 fn load_slice(row0: u32, col0: u32, k0: u32, lane: u32) {
     let width = params.k / 4u;
@@ -15,7 +16,7 @@ fn load_slice(row0: u32, col0: u32, k0: u32, lane: u32) {
                 a = x[(row0 + line) * width + k];
             }
             if col0 + line < params.n {
-                b = weight[(col0 + line) * width + k];
+                b = elements(weight[(col0 + line) * width + k]);
             }
         }
         for (var c = 0u; c < 4u; c++) {

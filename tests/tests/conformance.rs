@@ -1,73 +1,136 @@
-//! Both backends against embeddings that transformers computed (see ../conformance/make_fixtures.py). Single
-//! ops are compared with their formulas in mils-gpu's tests.
+//! Both backends against embeddings that transformers and open_clip computed (see ../conformance/README.md), with every
+//! checkpoint that there is. Single ops are compared with their formulas in mils-gpu's tests.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use mils_encoder::{DualEncoder, ModelFiles};
+use mils_encoder::{DualEncoder, Encoder, ImageSize, ModelFiles};
+use mils_media::{Preprocess, RgbImage};
 use mils_tests::{backends, compare, fixtures, tolerance};
-use std::path::Path;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
 
-fn rows(json: &serde_json::Value) -> Vec<Vec<f32>> {
-    serde_json::from_value(json.clone()).unwrap()
+/// reference.json of a checkpoint.
+#[derive(Deserialize)]
+struct Reference {
+    texts: Vec<String>,
+    token_ids: Vec<Vec<u32>>,
+    /// Where padding is attended to.
+    padded_token_ids: Option<Vec<Vec<u32>>>,
+    logit_scale: f32,
+    logit_bias: Option<f32>,
+    /// The pictures' files.
+    #[serde(default = "first_three")]
+    images: Vec<String>,
+    text_embeds: Vec<Vec<f32>>,
+    image_embeds: Vec<Vec<f32>>,
+    /// The model's own, [images, texts].
+    #[serde(default)]
+    scores: Vec<Vec<f32>>,
+    /// Rows and columns of patches, where pictures have any number of them.
+    spatial_shapes: Option<Vec<[usize; 2]>>,
+}
+
+fn first_three() -> Vec<String> {
+    (0..3).map(|i| format!("{i}.png")).collect()
+}
+
+/// All checkpoints, by folder.
+fn checkpoints() -> Vec<(PathBuf, Reference)> {
+    let mut all: Vec<_> = std::fs::read_dir(fixtures())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|folder| folder.join("reference.json").exists())
+        .map(|folder| {
+            let text = std::fs::read_to_string(folder.join("reference.json")).unwrap();
+            (folder, serde_json::from_str(&text).unwrap())
+        })
+        .collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    assert!(all.len() >= 14, "some fixtures are missing");
+    all
+}
+
+fn image(path: &Path) -> RgbImage {
+    mils_media::decode_image(path, &Default::default()).unwrap()
+}
+
+/// What Pillow made of the pictures.
+fn resized(folder: &Path, reference: &Reference) -> Vec<RgbImage> {
+    (0..reference.images.len()).map(|i| image(&folder.join(format!("pixels{i}.png")))).collect()
+}
+
+fn originals(reference: &Reference) -> Vec<RgbImage> {
+    reference.images.iter().map(|name| image(&fixtures().join("images").join(name))).collect()
 }
 
 #[test]
-fn clip_gives_the_embeddings_of_transformers() {
+fn texts_and_pictures_get_the_embeddings_of_the_references() {
     for backend in backends() {
-        for model in ["quick-gelu-old-eos", "gelu-f16", "sharded-bf16"] {
-            let folder = fixtures().join(model);
-            let mut clip = ModelFiles::open(&folder).unwrap().load(&*backend).unwrap();
-            let reference = std::fs::read_to_string(folder.join("reference.json")).unwrap();
-            let reference: serde_json::Value = serde_json::from_str(&reference).unwrap();
-            let scale = reference["logit_scale"].as_f64().unwrap() as f32;
-            assert!((clip.logit_scale() - scale).abs() < scale * 1e-2);
-
-            let texts: Vec<String> = serde_json::from_value(reference["texts"].clone()).unwrap();
-            let ids: Vec<Vec<u32>> = serde_json::from_value(reference["token_ids"].clone()).unwrap();
-            for (text, ids) in texts.iter().zip(&ids) {
-                assert_eq!(&clip.tokenize(text).unwrap(), ids, "{model}: {text:?}");
-            }
-            let embedded = clip.embed_texts(&texts).unwrap();
-            for (i, theirs) in rows(&reference["text_embeds"]).iter().enumerate() {
-                compare(&format!("{} {model} text {i}", backend.name()), embedded.row(i), theirs);
-            }
+        for (folder, reference) in checkpoints() {
+            let name = format!("{} {}", backend.name(), folder.file_name().unwrap().display());
+            let mut model = ModelFiles::open(&folder).unwrap().load(&*backend).unwrap();
+            texts(&name, &mut model, &reference);
             // What Pillow resized and cropped has the model's size already: here every difference is the model's.
-            let images: Vec<_> = (0..3).map(|i| image(&folder.join(format!("pixels{i}.png")))).collect();
-            let embedded = clip.embed_images(&images).unwrap();
-            for (i, theirs) in rows(&reference["image_embeds"]).iter().enumerate() {
-                compare(&format!("{} {model} image {i}", backend.name()), embedded.row(i), theirs);
+            let pictures = resized(&folder, &reference);
+            let embedded = model.embed_images(&pictures).unwrap();
+            for (i, theirs) in reference.image_embeds.iter().enumerate() {
+                compare(&format!("{name} image {i}"), embedded.row(i), theirs);
             }
-            let files: Vec<_> = (0..3).map(|i| image(&fixtures().join(format!("images/{i}.png")))).collect();
-            let embedded = clip.embed_images(&files).unwrap();
-            for (i, theirs) in rows(&reference["image_embeds"]).iter().enumerate() {
-                let cosine: f32 = embedded.row(i).iter().zip(theirs).map(|(a, b)| a * b).sum();
-                assert!(cosine >= tolerance::FILE_COSINE, "{} {model} file {i}: cosine {cosine}", backend.name());
+            scores(&name, &mut model, &reference, &pictures);
+            let files = model.embed_images(&originals(&reference)).unwrap();
+            for (i, theirs) in reference.image_embeds.iter().enumerate() {
+                let cosine: f32 = files.row(i).iter().zip(theirs).map(|(a, b)| a * b).sum();
+                assert!(cosine >= tolerance::FILE_COSINE, "{name} file {i}: cosine {cosine}");
             }
-            eprintln!("{}: {model}: {} texts and {} images agree", backend.name(), texts.len(), images.len());
+            eprintln!("{name}: {} texts and {} images agree", reference.texts.len(), pictures.len());
         }
     }
 }
 
-fn image(path: &Path) -> mils_media::RgbImage {
-    mils_media::decode_image(path, &Default::default()).unwrap()
+fn texts(name: &str, model: &mut Encoder, reference: &Reference) {
+    for (i, text) in reference.texts.iter().enumerate() {
+        assert_eq!(model.tokenize(text).unwrap(), reference.token_ids[i], "{name}: {text:?}");
+        if let Some(padded) = &reference.padded_token_ids {
+            assert_eq!(model.model_tokens(text).unwrap(), padded[i], "{name}: {text:?}");
+        }
+    }
+    let embedded = model.embed_texts(&reference.texts).unwrap();
+    for (i, theirs) in reference.text_embeds.iter().enumerate() {
+        compare(&format!("{name} text {i}"), embedded.row(i), theirs);
+    }
+}
+
+fn scores(name: &str, model: &mut Encoder, reference: &Reference, pictures: &[RgbImage]) {
+    assert!((model.logit_scale() - reference.logit_scale).abs() < reference.logit_scale * 1e-3, "{name}");
+    assert!((model.logit_bias() - reference.logit_bias.unwrap_or(0.0)).abs() < 1e-2, "{name}");
+    let texts = model.embed_texts(&reference.texts).unwrap();
+    let images = model.embed_images(pictures).unwrap();
+    for (i, theirs) in reference.scores.iter().enumerate() {
+        let cosines: Vec<f32> = (0..texts.len()).map(|j| images.dot(i, &texts, j)).collect();
+        for (ours, theirs) in model.scores(&cosines).iter().zip(theirs) {
+            assert!((ours - theirs).abs() <= tolerance::SCORE, "{name} image {i}: {ours} {theirs}");
+        }
+    }
 }
 
 #[test]
 fn resizing_and_cropping_are_pillows() {
-    use mils_media::{Crop, CropRounding, Preprocess, Resample, Resize};
-    for (model, resize, crop, resample) in [
-        ("quick-gelu-old-eos", Resize::ShortestEdge(42), Some(42), Resample::Bicubic),
-        ("gelu-f16", Resize::ShortestEdge(64), Some(64), Resample::Bilinear),
-        ("sharded-bf16", Resize::Exact { height: 35, width: 35 }, None, Resample::Bicubic),
-    ] {
-        let crop = crop.map(|n| Crop { height: n, width: n, rounding: CropRounding::Down });
-        let steps = Preprocess { resize: Some(resize), resample, crop, rescale: None, normalize: None };
+    for (folder, reference) in checkpoints() {
+        let name = folder.file_name().unwrap().display();
+        let model = ModelFiles::open(&folder).unwrap();
+        let steps = Preprocess { rescale: None, normalize: None, ..model.preprocess().clone() };
         let plain = Preprocess { resize: None, crop: None, ..steps.clone() };
-        for i in 0..3 {
-            let ours = steps.apply(&image(&fixtures().join(format!("images/{i}.png")))).unwrap();
-            let theirs = plain.apply(&image(&fixtures().join(model).join(format!("pixels{i}.png")))).unwrap();
-            assert_eq!((ours.height, ours.width), (theirs.height, theirs.width));
+        let theirs = resized(&folder, &reference);
+        for (i, (original, theirs)) in originals(&reference).iter().zip(&theirs).enumerate() {
+            let (ours, theirs) = (steps.apply(original).unwrap(), plain.apply(theirs).unwrap());
+            assert_eq!((ours.height, ours.width), (theirs.height, theirs.width), "{name}, image {i}");
+            if let (ImageSize::Flexible { .. }, Some(shapes)) =
+                (model.architecture().image.size, &reference.spatial_shapes)
+            {
+                let patch = model.architecture().image.patch;
+                assert_eq!([ours.height / patch, ours.width / patch], shapes[i], "{name}, image {i}");
+            }
             let worst = ours.data.iter().zip(&theirs.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst <= tolerance::PIXEL, "{model}, image {i}: differs by {worst}");
+            assert!(worst <= tolerance::PIXEL, "{name}, image {i}: differs by {worst}");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! and weights are shared by all programs. The GPU backend is tested against this one, and this one against plain
 //! formulas and against embeddings that `transformers` computed.
 //!
-//! It is no general tensor library: it runs the ops that `mils-graph` has, in f32.
+//! It is no general tensor library: it runs the ops that `mils-graph` has, in f32. Weights may be held in 16 bits.
 //!
 //! ```
 //! use mils_cpu::Cpu;
@@ -20,9 +20,11 @@
 //! assert_eq!(out[0].as_f32().unwrap(), [0.6, 0.8]);
 //! ```
 
+mod held;
 pub mod math;
 mod matmul;
 pub mod ops;
 mod program;
 
+pub use held::Held;
 pub use program::Cpu;

@@ -1,9 +1,10 @@
 //! Graphs on the CPU: which buffer each value lives in, and the loop over the nodes.
 
+use crate::held::Held;
 use crate::ops::{self, AttentionShape, Epilogue};
 use mils_graph::{
-    Attention, Backend, BackendError, DType, Graph, HostTensor, Linear, Op, Place, Plan, Program, ValueId, WeightSet,
-    check_weights,
+    Attention, Backend, BackendError, DType, Graph, HostTensor, Linear, Op, Place, Plan, Program, TensorData, ValueId,
+    WeightSet, check_weights,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ struct CpuProgram {
 
 impl WeightSet for CpuWeights {
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Program>, BackendError> {
-        graph.check(|name| self.0.get(name).map(HostTensor::shape))?;
+        graph.check(|name| self.0.get(name).map(|held| (held.dtype(), held.shape())))?;
         let Plan { places, slots } = graph.plan();
         let slots = slots.into_iter().map(zeros).collect::<Result<_, _>>()?;
         let graph = graph.clone();
@@ -77,6 +78,19 @@ impl CpuProgram {
         &all[..n]
     }
 
+    /// The elements of a value that may be held in 16 bits.
+    fn matrix<'a>(&'a self, inputs: &'a [HostTensor], id: ValueId) -> Held<'a> {
+        let held = match &self.graph.node(self.graph.storage(id)).op {
+            Op::Weight { name } => self.weights.get(name).map(HostTensor::data),
+            _ => None,
+        };
+        match held {
+            Some(TensorData::F16(data)) => Held::F16(data),
+            Some(TensorData::BF16(data)) => Held::BF16(data),
+            _ => Held::F32(self.floats(inputs, id)),
+        }
+    }
+
     fn indices<'a>(&self, inputs: &'a [HostTensor], id: ValueId) -> &'a [u32] {
         match self.places[self.graph.storage(id).index()] {
             Place::Input(i) => inputs[i].as_u32().unwrap_or_default(),
@@ -93,7 +107,7 @@ impl CpuProgram {
             Op::Linear(Linear { x, weight, bias, activation, residual }) => {
                 let (n, k) = (shape(weight)[0], shape(weight)[1]);
                 let epilogue = Epilogue { bias: bias.map(value), activation, residual: residual.map(value) };
-                ops::linear(out, value(x), value(weight), [out.len() / n, n, k], epilogue);
+                ops::linear(out, value(x), self.matrix(inputs, weight), [out.len() / n, n, k], epilogue);
             }
             Op::LayerNorm { x, gamma, beta, eps } => ops::layer_norm(out, value(x), value(gamma), value(beta), eps),
             Op::Attention(Attention { q, k, v, heads, causal, lengths, scale }) => {
@@ -110,9 +124,11 @@ impl CpuProgram {
                 ops::attention(out, [q, k, v].map(value), lengths, s);
             }
             Op::Embedding { table, ids } => {
-                ops::gather(out, value(table), self.indices(inputs, ids), shape(table)[1]);
+                ops::gather(out, self.matrix(inputs, table), self.indices(inputs, ids), shape(table)[1]);
             }
-            Op::GatherRows { x, rows } => ops::gather(out, value(x), self.indices(inputs, rows), shape(x)[1]),
+            Op::GatherRows { x, rows } => {
+                ops::gather(out, Held::F32(value(x)), self.indices(inputs, rows), shape(x)[1]);
+            }
             Op::Add { a, b } => ops::add(out, value(a), value(b)),
             Op::Patchify { image, patch } => {
                 let s = shape(image);
@@ -149,8 +165,8 @@ impl Program for CpuProgram {
             .map(|&id| {
                 let node = self.graph.node(id);
                 Ok(match node.dtype {
-                    DType::F32 => HostTensor::f32(&node.shape, self.floats(inputs, id).to_vec())?,
                     DType::U32 => HostTensor::u32(&node.shape, self.indices(inputs, id).to_vec())?,
+                    _ => HostTensor::f32(&node.shape, self.floats(inputs, id).to_vec())?,
                 })
             })
             .collect()

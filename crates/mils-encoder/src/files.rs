@@ -6,7 +6,7 @@ use crate::error::EncoderError;
 use crate::layout::{Description, describe};
 use crate::tensors::{Source, Tensor, made, tensors};
 use crate::tokenizer::TextTokenizer;
-use crate::weights::Checkpoint;
+use crate::weights::{Checkpoint, Precision};
 use crate::{forward, positions::PositionGrid};
 use mils_graph::{Backend, HostTensor};
 use mils_media::Preprocess;
@@ -63,6 +63,14 @@ impl ModelFiles {
     /// If a file is missing or damaged, the files do not fit together, or a tensor is missing, left over, misshapen or
     /// not finite.
     pub fn open(folder: &Path) -> Result<Self, EncoderError> {
+        Self::open_with(folder, Precision::AsStored)
+    }
+
+    /// The same, with matrices held in another precision than the file's.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::open`], or if an element is too large for that precision.
+    pub fn open_with(folder: &Path, precision: Precision) -> Result<Self, EncoderError> {
         if !folder.is_dir() {
             return Err(EncoderError::file(folder, "is not a folder; name a checkpoint folder"));
         }
@@ -78,7 +86,7 @@ impl ModelFiles {
             tensors(&arch).into_iter().map(|tensor| (tensor.clone(), names.source(&arch, &tensor, custom))).collect();
         let mut also = vec!["logit_scale"];
         also.extend((arch.calibration == Calibration::Sigmoid).then_some("logit_bias"));
-        let mut weights = checkpoint.read(&wanted, &also)?;
+        let mut weights = checkpoint.read(&wanted, &also, precision)?;
         let scores = scores(&checkpoint, arch.calibration)?;
         weights.extend(made(&arch));
         let positions = match arch.image.size {
@@ -91,6 +99,11 @@ impl ModelFiles {
     /// What the model is made of.
     pub fn architecture(&self) -> &Architecture {
         &self.arch
+    }
+
+    /// The steps from a picture to the model's input.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
     }
 
     /// Number of weights.

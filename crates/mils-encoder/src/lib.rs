@@ -40,3 +40,4 @@ pub use arch::{
 pub use encoder::{DualEncoder, Embeddings, Encoder};
 pub use error::EncoderError;
 pub use files::ModelFiles;
+pub use weights::Precision;

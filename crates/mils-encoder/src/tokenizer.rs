@@ -16,6 +16,8 @@ pub(crate) enum Cleaning {
     /// White space squeezed: open_clip.
     Spaces,
     /// The same, in lower case.
+    SpacesLower,
+    /// Lower case alone: `Siglip2Tokenizer`.
     Lower,
     /// Lower case, no ASCII punctuation, white space squeezed: `SiglipTokenizer`.
     Siglip,
@@ -32,7 +34,8 @@ impl Cleaning {
         };
         match self {
             Self::Spaces => squeeze(text),
-            Self::Lower => squeeze(&text.to_lowercase()),
+            Self::SpacesLower => squeeze(&text.to_lowercase()),
+            Self::Lower => text.to_lowercase(),
             Self::Siglip => bare(text),
             Self::Canonical => bare(&text.replace('_', " ")),
         }
@@ -205,7 +208,8 @@ mod tests {
     fn cleaning_is_that_of_the_references() {
         let text = "  A_photo of\ttwo CATS, on the grass!  ";
         assert_eq!(Cleaning::Spaces.apply(text), "A_photo of two CATS, on the grass!");
-        assert_eq!(Cleaning::Lower.apply(text), "a_photo of two cats, on the grass!");
+        assert_eq!(Cleaning::Lower.apply("A  Photo"), "a  photo");
+        assert_eq!(Cleaning::SpacesLower.apply(text), "a_photo of two cats, on the grass!");
         assert_eq!(Cleaning::Siglip.apply(text), "aphoto of two cats on the grass");
         assert_eq!(Cleaning::Canonical.apply(text), "a photo of two cats on the grass");
         assert_eq!(Cleaning::Siglip.apply("naïve café — 😀"), "naïve café — 😀");

@@ -1,10 +1,10 @@
-//! The weights' file, whole or in shards: every tensor by name, checked, as f32.
+//! The weights' file, whole or in shards: every tensor by name, checked.
 #![expect(unsafe_code, reason = "memory-mapping a file")]
 
 use crate::EncoderError;
 use crate::files::{GIT_LFS, GIT_LFS_PROBLEM, unreadable};
 use crate::layout::read_json;
-use crate::tensors::{Source, Tensor, View};
+use crate::tensors::{Role, Source, Tensor, View};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use mils_graph::HostTensor;
@@ -12,6 +12,21 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+/// How matrices and tables are held on a device. Everything is computed in f32, whatever this is; vectors (biases,
+/// norms, positions) are always held in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As the checkpoint has them: half the memory where that is f16 or bf16, at no loss.
+    #[default]
+    AsStored,
+    /// 32 bits.
+    F32,
+    /// IEEE half precision: 11 bits of every number, none above 65,504.
+    F16,
+    /// The upper half of an f32: 8 bits of every number.
+    BF16,
+}
 
 /// Where a tensor's bytes are.
 #[derive(Clone, Debug)]
@@ -57,15 +72,17 @@ impl Checkpoint {
     pub(crate) fn scalar(&self, name: &str) -> Result<f32, EncoderError> {
         let shape = self.shape(name).filter(|s| s == &[1]).unwrap_or_default().to_vec();
         let source = Source { name: name.to_owned(), shape, view: View::Whole };
-        let data = self.floats(&source)?;
-        Ok(data.first().copied().unwrap_or(f32::NAN))
+        let data = self.tensor(&source, &[1], Precision::F32)?.into_f32();
+        Ok(data.and_then(|d| d.first().copied()).unwrap_or(f32::NAN))
     }
 
-    /// Takes the tensors that are wanted, each from its source, and nothing may be left over but `also`.
+    /// Takes the tensors that are wanted, each from its source, matrices in the given precision; nothing may be left
+    /// over but `also`.
     pub(crate) fn read(
         &self,
         wanted: &[(Tensor, Source)],
         also: &[&str],
+        precision: Precision,
     ) -> Result<Vec<(String, HostTensor)>, EncoderError> {
         let known: BTreeSet<&str> = wanted.iter().map(|(_, s)| s.name.as_str()).chain(also.iter().copied()).collect();
         let strangers: Vec<(&String, &Entry)> =
@@ -75,13 +92,14 @@ impl Checkpoint {
             return Err(EncoderError::LeftOver { path, name: (*name).clone(), count: strangers.len() });
         }
         let take = |(tensor, source): &(Tensor, Source)| {
-            Ok((tensor.name.clone(), HostTensor::f32(&tensor.shape, self.floats(source)?)?))
+            let precision = if tensor.role == Role::Matrix { precision } else { Precision::F32 };
+            Ok((tensor.name.clone(), self.tensor(source, &tensor.shape, precision)?))
         };
         wanted.iter().map(take).collect()
     }
 
-    /// The elements of a source.
-    fn floats(&self, source: &Source) -> Result<Vec<f32>, EncoderError> {
+    /// The elements of a source under another shape.
+    fn tensor(&self, source: &Source, shape: &[usize], precision: Precision) -> Result<HostTensor, EncoderError> {
         let entry = self.entries.get(&source.name).ok_or_else(|| EncoderError::MissingTensor {
             path: self.path().into(),
             name: source.name.clone(),
@@ -101,14 +119,49 @@ impl Checkpoint {
             let one = bytes.len() / of;
             bytes = &bytes[part * one..(part + 1) * one];
         }
-        let data = to_f32(entry.dtype, bytes)
-            .map_err(|problem| EncoderError::file(path, format!("tensor `{}`: {problem}", source.name)))?;
-        Ok(match (source.view, &entry.shape[..]) {
-            (View::Transposed, &[rows, columns]) => {
-                (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).map(|i| data[i]).collect()
+        let fail = |problem: String| EncoderError::file(path, format!("tensor `{}`: {problem}", source.name));
+        let order = match (source.view, &entry.shape[..]) {
+            (View::Transposed, &[rows, columns]) => Some([rows, columns]),
+            _ => None,
+        };
+        Ok(match (precision, entry.dtype) {
+            (Precision::AsStored | Precision::F16, Dtype::F16) => {
+                HostTensor::f16(shape, ordered(halves(bytes, f16::from_le_bytes).map_err(fail)?, order))?
             }
-            _ => data,
+            (Precision::AsStored | Precision::BF16, Dtype::BF16) => {
+                HostTensor::bf16(shape, ordered(halves(bytes, bf16::from_le_bytes).map_err(fail)?, order))?
+            }
+            (Precision::F16, dtype) => {
+                let rounded = narrow(&to_f32(dtype, bytes).map_err(fail)?, f16::from_f32).map_err(fail)?;
+                HostTensor::f16(shape, ordered(rounded, order))?
+            }
+            (Precision::BF16, dtype) => {
+                let rounded = narrow(&to_f32(dtype, bytes).map_err(fail)?, bf16::from_f32).map_err(fail)?;
+                HostTensor::bf16(shape, ordered(rounded, order))?
+            }
+            (_, dtype) => HostTensor::f32(shape, ordered(to_f32(dtype, bytes).map_err(fail)?, order))?,
         })
+    }
+}
+
+/// The elements of a matrix of these rows and columns, column by column; or as they are.
+fn ordered<T: Copy>(data: Vec<T>, transposed: Option<[usize; 2]>) -> Vec<T> {
+    let Some([rows, columns]) = transposed else { return data };
+    (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).map(|i| data[i]).collect()
+}
+
+/// 16-bit elements as they are.
+fn halves<T: Copy + Into<f32>>(bytes: &[u8], read: fn([u8; 2]) -> T) -> Result<Vec<T>, String> {
+    let data: Vec<T> = bytes.as_chunks::<2>().0.iter().map(|&b| read(b)).collect();
+    finite(&data).map(|()| data)
+}
+
+/// Elements rounded to 16 bits, if all of them fit there.
+fn narrow<T: Copy + Into<f32>>(data: &[f32], round: fn(f32) -> T) -> Result<Vec<T>, String> {
+    let rounded: Vec<T> = data.iter().map(|&v| round(v)).collect();
+    match rounded.iter().position(|&v| !v.into().is_finite()) {
+        Some(at) => Err(format!("element {at} is {}, which is too large for 16 bits; hold it in f32", data[at])),
+        None => Ok(rounded),
     }
 }
 
@@ -177,17 +230,21 @@ fn map(path: &Path) -> Result<Mmap, EncoderError> {
     unsafe { Mmap::map(&file) }.map_err(|e| unreadable(path, &e))
 }
 
-/// The elements, which must be finite: one that is not would spoil every score.
+/// Elements must be finite: one that is not would spoil every score.
+fn finite<T: Copy + Into<f32>>(data: &[T]) -> Result<(), String> {
+    match data.iter().position(|&v| !v.into().is_finite()) {
+        Some(at) => Err(format!("element {at} is {}; the file is damaged, take another copy", data[at].into())),
+        None => Ok(()),
+    }
+}
+
 fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
-    let halves = |f: fn([u8; 2]) -> f32| bytes.as_chunks::<2>().0.iter().map(|&b| f(b)).collect();
+    let wide = |f: fn([u8; 2]) -> f32| bytes.as_chunks::<2>().0.iter().map(|&b| f(b)).collect();
     let data: Vec<f32> = match dtype {
         Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-        Dtype::F16 => halves(|b| f16::from_le_bytes(b).to_f32()),
-        Dtype::BF16 => halves(|b| bf16::from_le_bytes(b).to_f32()),
+        Dtype::F16 => wide(|b| f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => wide(|b| bf16::from_le_bytes(b).to_f32()),
         other => return Err(format!("type {other:?} is not supported (F32, F16 and BF16 are)")),
     };
-    match data.iter().position(|v| !v.is_finite()) {
-        Some(at) => Err(format!("element {at} is {}; the file is damaged, take another copy", data[at])),
-        None => Ok(data),
-    }
+    finite(&data).map(|()| data)
 }

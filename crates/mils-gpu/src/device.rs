@@ -3,13 +3,11 @@
 use crate::adapter::{self, GpuError, Opened};
 use crate::fault::Faults;
 use crate::program::GpuWeights;
+use crate::weights::upload;
 use mils_graph::{Backend, BackendError, HostTensor, WeightSet, check_weights};
 use mils_shaders::{Binding, Kernel};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Bytes of weights that may wait for their upload.
-const MOST_STAGED: u64 = 256 << 20;
 
 /// An error if more is needed than the device allows.
 pub(crate) fn within(what: &str, needed: u64, limit: u64, unit: &'static str) -> Result<(), BackendError> {
@@ -66,35 +64,8 @@ impl Backend for Gpu {
 
     fn load(&self, weights: Vec<(String, HostTensor)>) -> Result<Box<dyn WeightSet>, BackendError> {
         check_weights(&weights)?;
-        let shared = &self.shared;
-        let mut buffers = HashMap::new();
-        let mut staged = 0;
-        for (name, tensor) in weights {
-            // All are f32: `check_weights` has seen to it.
-            let data = tensor.as_f32().unwrap_or_default();
-            let bytes = data.len() as u64 * 4;
-            shared.fits_binding(&format!("weight `{name}`"), bytes)?;
-            let during = format!("uploading weight `{name}`");
-            let buffer = shared.scope(&during, || {
-                let buffer = shared.buffer(&name, bytes);
-                shared.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(data));
-                // The queue keeps a copy of everything written until it is submitted and done: let go of it now and
-                // then, or a large model would need its memory twice.
-                staged += bytes;
-                if staged >= MOST_STAGED {
-                    staged = 0;
-                    shared.queue.submit([]);
-                    shared.wait(&during)?;
-                }
-                Ok(buffer)
-            })?;
-            buffers.insert(name, (tensor.shape().to_vec(), buffer));
-        }
-        shared.scope("uploading weights", || {
-            shared.queue.submit([]);
-            Ok(())
-        })?;
-        Ok(Box::new(GpuWeights::new(Arc::clone(shared), buffers)))
+        let held = upload(&self.shared, weights)?;
+        Ok(Box::new(GpuWeights::new(Arc::clone(&self.shared), held)))
     }
 }
 
@@ -113,10 +84,14 @@ impl Shared {
         self.faults.wait(&self.device, during)
     }
 
+    /// Bytes of the largest buffer of whole words that can be had and bound whole.
+    pub(crate) fn largest_binding(&self) -> u64 {
+        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size) / 4 * 4
+    }
+
     /// Whether a buffer of this size can be had and bound whole.
     pub(crate) fn fits_binding(&self, what: &str, bytes: u64) -> Result<(), BackendError> {
-        self.fits_buffer(what, bytes)?;
-        within(what, bytes, self.limits.max_storage_buffer_binding_size, "bytes")
+        within(what, bytes, self.largest_binding(), "bytes")
     }
 
     /// Whether a buffer of this size can be had.

@@ -1,17 +1,28 @@
 //! From ops to dispatches: which kernel, which parameters, which grid.
 
 use crate::device::within;
-use mils_graph::{Activation, Attention, BackendError, Graph, Linear, Op, ValueId};
-use mils_shaders::{Activation as KernelActivation, Gemm, Kernel};
+use crate::weights::Held;
+use mils_graph::{Activation, Attention, BackendError, DType, Graph, Linear, Op, ValueId};
+use mils_shaders::{Activation as KernelActivation, Gemm, Kernel, Stored};
+use std::collections::HashMap;
 
 /// Columns of v that attention.wgsl can hold.
 const MOST_HEAD_DIM: u64 = 256;
+
+/// A buffer that a dispatch reads.
+#[derive(Clone, Copy)]
+pub(crate) enum Read {
+    /// A value's only one.
+    Whole(ValueId),
+    /// The one of this number, of a weight that may have several.
+    Part(ValueId, usize),
+}
 
 /// One kernel launch. `reads` are bound after the parameters, in order, then the output.
 pub(crate) struct Dispatch {
     pub(crate) kernel: Kernel,
     pub(crate) params: Vec<u32>,
-    pub(crate) reads: Vec<ValueId>,
+    pub(crate) reads: Vec<Read>,
     pub(crate) grid: [u32; 3],
 }
 
@@ -42,27 +53,43 @@ fn activation(a: Activation) -> KernelActivation {
     }
 }
 
-/// The dispatch that computes a node; `None` for nodes that cost nothing. A grid has at most `most` workgroups along
-/// each dimension.
-pub(crate) fn lower(graph: &Graph, node: usize, most: u32) -> Result<Option<Dispatch>, BackendError> {
+/// How a matrix is held: as its weight is, through reshapes too, or in f32, as all that is computed.
+fn stored(graph: &Graph, weights: &HashMap<String, Held>, id: ValueId) -> Stored {
+    let Op::Weight { name } = &graph.node(graph.storage(id)).op else { return Stored::F32 };
+    match weights.get(name).map(|held| held.dtype) {
+        Some(DType::F16) => Stored::F16,
+        Some(DType::BF16) => Stored::BF16,
+        _ => Stored::F32,
+    }
+}
+
+/// The dispatches that compute a node: none for nodes that cost nothing, several for tables in several buffers. A grid
+/// has at most `most` workgroups along each dimension.
+pub(crate) fn lower(
+    graph: &Graph,
+    node: usize,
+    weights: &HashMap<String, Held>,
+    most: u32,
+) -> Result<Vec<Dispatch>, BackendError> {
     let elements = graph.nodes()[node].elements();
     let shape = |id| graph.shape(id);
     let width = |id| graph.node(id).width();
+    let one = |dispatch| vec![dispatch];
     // Sizes are at most 2^31, the most elements of a value.
     let done = |kernel, params: Vec<usize>, reads, grid| {
         let params = params.into_iter().map(|p| p as u32).collect();
-        dispatch(kernel, params, reads, grid, most).map(Some)
+        dispatch(kernel, params, reads, grid, most).map(one)
     };
     let (flat, stride) = per_element(elements, most);
     match graph.nodes()[node].op {
-        Op::Input { .. } | Op::Weight { .. } | Op::Reshape { .. } => Ok(None),
-        Op::Linear(op) => linear(graph, elements, op, most).map(Some),
-        Op::Attention(op) => attention(graph, op, most).map(Some),
+        Op::Input { .. } | Op::Weight { .. } | Op::Reshape { .. } => Ok(vec![]),
+        Op::Linear(op) => linear(graph, elements, op, stored(graph, weights, op.weight), most).map(one),
+        Op::Attention(op) => attention(graph, op, most).map(one),
         Op::LayerNorm { x, gamma, beta, eps } => {
             let rows = elements / width(x);
             let (grid, stride) = spread(rows, most);
             let params = vec![rows as u32, width(x) as u32, eps.to_bits(), stride as u32];
-            dispatch(Kernel::LayerNorm, params, vec![x, gamma, beta], grid, most).map(Some)
+            dispatch(Kernel::LayerNorm, params, vec![x, gamma, beta], grid, most).map(one)
         }
         Op::L2Normalize { x } => {
             let rows = elements / width(x);
@@ -70,7 +97,7 @@ pub(crate) fn lower(graph: &Graph, node: usize, most: u32) -> Result<Option<Disp
             done(Kernel::L2Normalize, vec![rows, width(x), stride, 0], vec![x], grid)
         }
         Op::Embedding { table, ids: rows } | Op::GatherRows { x: table, rows } => {
-            done(Kernel::Gather, vec![elements, width(table), stride, 0], vec![table, rows], flat)
+            gather(graph, [table, rows], elements, weights, most)
         }
         Op::Add { a, b } => done(Kernel::Add, vec![elements, graph.node(b).elements(), stride, 0], vec![a, b], flat),
         Op::Activation { x, activation: a } => {
@@ -91,7 +118,31 @@ pub(crate) fn lower(graph: &Graph, node: usize, most: u32) -> Result<Option<Disp
     }
 }
 
-fn linear(graph: &Graph, elements: usize, op: Linear, most: u32) -> Result<Dispatch, BackendError> {
+/// One dispatch for every buffer of the table, which writes what is of this buffer's rows.
+fn gather(
+    graph: &Graph,
+    [table, rows]: [ValueId; 2],
+    elements: usize,
+    weights: &HashMap<String, Held>,
+    most: u32,
+) -> Result<Vec<Dispatch>, BackendError> {
+    let node = graph.node(table);
+    let held = if let Op::Weight { name } = &node.op { weights.get(name) } else { None };
+    let parts = match held {
+        Some(held) => (0..).zip(&held.parts).map(|(i, p)| (Read::Part(table, i), p.first, p.rows)).collect(),
+        None => vec![(Read::Whole(table), 0, node.shape[0])],
+    };
+    let kernel = Kernel::Gather(stored(graph, weights, table));
+    let (grid, stride) = per_element(elements, most);
+    let one = |(source, first, count): (Read, usize, usize)| {
+        let params = [elements, node.width(), stride, first, count, 0, 0, 0].map(|p| p as u32).to_vec();
+        let made = dispatch(kernel, params, vec![table, rows], grid, most)?;
+        Ok(Dispatch { reads: vec![source, Read::Whole(rows)], ..made })
+    };
+    parts.into_iter().map(one).collect()
+}
+
+fn linear(graph: &Graph, elements: usize, op: Linear, weight: Stored, most: u32) -> Result<Dispatch, BackendError> {
     let (n, k) = (graph.shape(op.weight)[0], graph.shape(op.weight)[1]);
     let m = elements / n;
     let tile = tile(m, n);
@@ -99,6 +150,7 @@ fn linear(graph: &Graph, elements: usize, op: Linear, most: u32) -> Result<Dispa
     let kernel = Kernel::Gemm(Gemm {
         tile,
         vec4: k.is_multiple_of(4),
+        weight,
         bias: op.bias.is_some(),
         residual: op.residual.is_some(),
         activation: activation(op.activation),
@@ -131,6 +183,7 @@ fn dispatch(
     let longest = grid.into_iter().max().unwrap_or_default() as u64;
     within(&format!("{kernel:?}, along one side of its grid,"), longest, u64::from(most), "workgroups")?;
     // Just checked against a u32.
+    let reads = reads.into_iter().map(Read::Whole).collect();
     Ok(Dispatch { kernel, params, reads, grid: grid.map(|g| g as u32) })
 }
 
@@ -166,7 +219,7 @@ mod tests {
             let mut g = Graph::new();
             let x = g.input("x", shape).unwrap();
             let out = op(&mut g, x);
-            lower(&g, out.index(), most).map(|d| d.unwrap().grid)
+            lower(&g, out.index(), &HashMap::new(), most).map(|d| d[0].grid)
         };
         let normalize = |g: &mut Graph, x| g.l2_normalize(x).unwrap();
         assert_eq!(lowered(&[49, 3], normalize, 7).unwrap(), [7, 7, 1]);

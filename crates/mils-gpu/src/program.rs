@@ -1,16 +1,20 @@
 //! Weights on the GPU and compiled programs.
 
 use crate::device::{Shared, within};
-use crate::lower::{Dispatch, lower};
-use mils_graph::{BackendError, Graph, HostTensor, Op, Place, Program, TensorData, ValueId, WeightSet};
+use crate::lower::{Dispatch, Read, lower};
+use crate::weights::{Held, bytes};
+use mils_graph::{BackendError, DType, Graph, HostTensor, Op, Place, Program, ValueId, WeightSet};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 pub(crate) struct GpuWeights {
     shared: Arc<Shared>,
-    buffers: HashMap<String, (Vec<usize>, wgpu::Buffer)>,
+    weights: HashMap<String, Held>,
 }
+
+/// Of one value: one, or several of a weight that cannot be bound whole.
+type Buffers = Vec<wgpu::Buffer>;
 
 /// Bytes of one dispatch's parameters, at most.
 const PARAMETERS: u32 = 32;
@@ -36,12 +40,12 @@ struct GpuProgram {
 }
 
 impl GpuWeights {
-    pub(crate) fn new(shared: Arc<Shared>, buffers: HashMap<String, (Vec<usize>, wgpu::Buffer)>) -> Self {
-        Self { shared, buffers }
+    pub(crate) fn new(shared: Arc<Shared>, weights: HashMap<String, Held>) -> Self {
+        Self { shared, weights }
     }
 
-    /// A buffer for every node; nodes that share storage share it.
-    fn place(&self, graph: &Graph) -> Result<(Vec<wgpu::Buffer>, Vec<wgpu::Buffer>), BackendError> {
+    /// The buffers of the inputs and of every node; nodes that share storage share them.
+    fn place(&self, graph: &Graph) -> Result<(Vec<wgpu::Buffer>, Vec<Buffers>), BackendError> {
         let plan = graph.plan();
         let make = |label: &str, elements: usize| {
             let bytes = elements as u64 * 4;
@@ -51,14 +55,15 @@ impl GpuWeights {
         let slots = plan.slots.iter().map(|&n| make("a buffer of activations", n)).collect::<Result<Vec<_>, _>>()?;
         let inputs = graph.inputs().iter().map(|&id| make("an input", graph.node(id).elements()));
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let mut buffers: Vec<wgpu::Buffer> = Vec::with_capacity(graph.nodes().len());
+        let mut buffers: Vec<Buffers> = Vec::with_capacity(graph.nodes().len());
         for (node, place) in graph.nodes().iter().zip(&plan.places) {
             buffers.push(match (place, &node.op) {
-                (Place::Input(i), _) => inputs[*i].clone(),
-                (Place::Slot(s), _) => slots[*s].clone(),
+                (Place::Input(i), _) => vec![inputs[*i].clone()],
+                (Place::Slot(s), _) => vec![slots[*s].clone()],
                 (Place::Weight, Op::Weight { name }) => {
-                    let held = self.buffers.get(name);
-                    held.ok_or_else(|| BackendError::MissingWeight(name.clone()))?.1.clone()
+                    let held = self.weights.get(name);
+                    let held = held.ok_or_else(|| BackendError::MissingWeight(name.clone()))?;
+                    held.parts.iter().map(|part| part.buffer.clone()).collect()
                 }
                 (Place::Weight, op) => {
                     // A reshape of a weight.
@@ -79,20 +84,20 @@ impl WeightSet for GpuWeights {
 
 impl GpuWeights {
     fn build(&self, graph: &Graph) -> Result<GpuProgram, BackendError> {
-        graph.check(|name| self.buffers.get(name).map(|(shape, _)| shape.as_slice()))?;
+        graph.check(|name| self.weights.get(name).map(|held| (held.dtype, held.shape.as_slice())))?;
         let most = self.shared.limits.max_compute_workgroups_per_dimension;
         let mut dispatches: Vec<(usize, Dispatch)> = Vec::new();
         for i in 0..graph.nodes().len() {
-            dispatches.extend(lower(graph, i, most)?.map(|d| (i, d)));
+            dispatches.extend(lower(graph, i, &self.weights, most)?.into_iter().map(|d| (i, d)));
         }
         self.shared.scope("compiling a graph", || {
             let (inputs, buffers) = self.place(graph)?;
-            let steps = self.steps(&dispatches, &buffers)?;
+            let steps = self.steps(graph, &dispatches, &buffers)?;
             let mut outputs = Vec::new();
             let mut end = 0;
             for &id in graph.outputs() {
                 let bytes = graph.node(id).elements() as u64 * 4;
-                outputs.push((buffers[id.index()].clone(), bytes, end));
+                outputs.push((self.whole(graph, &buffers, id)?.clone(), bytes, end));
                 end += bytes;
             }
             self.shared.fits_buffer("what is read back", end)?;
@@ -107,7 +112,25 @@ impl GpuWeights {
         })
     }
 
-    fn steps(&self, dispatches: &[(usize, Dispatch)], buffers: &[wgpu::Buffer]) -> Result<Vec<Step>, BackendError> {
+    /// The only buffer of a value. A weight may have several: it is too large for all but a table of an embedding.
+    fn whole<'a>(&self, graph: &Graph, buffers: &'a [Buffers], id: ValueId) -> Result<&'a wgpu::Buffer, BackendError> {
+        if let [only] = &buffers[id.index()][..] {
+            return Ok(only);
+        }
+        let what = match &graph.node(graph.storage(id)).op {
+            Op::Weight { name } => format!("weight `{name}`"),
+            _ => "a value".into(),
+        };
+        let needed = buffers[id.index()].iter().map(wgpu::Buffer::size).sum();
+        Err(BackendError::Limit { what, needed, limit: self.shared.largest_binding(), unit: "bytes" })
+    }
+
+    fn steps(
+        &self,
+        graph: &Graph,
+        dispatches: &[(usize, Dispatch)],
+        buffers: &[Buffers],
+    ) -> Result<Vec<Step>, BackendError> {
         let shared = &self.shared;
         // All parameters in one uniform buffer, each at an aligned place; offsets into it are u32.
         let align = shared.limits.min_uniform_buffer_offset_alignment.max(PARAMETERS) as usize;
@@ -129,8 +152,14 @@ impl GpuWeights {
                 offset: 0,
                 size: std::num::NonZeroU64::new(PARAMETERS.into()),
             }));
-            bound.extend(d.reads.iter().map(|id: &ValueId| buffers[id.index()].as_entire_binding()));
-            bound.push(buffers[*node].as_entire_binding());
+            for &read in &d.reads {
+                let buffer = match read {
+                    Read::Whole(id) => self.whole(graph, buffers, id)?,
+                    Read::Part(id, part) => &buffers[id.index()][part],
+                };
+                bound.push(buffer.as_entire_binding());
+            }
+            bound.extend(buffers[*node].iter().map(wgpu::Buffer::as_entire_binding));
             let entries: Vec<wgpu::BindGroupEntry<'_>> =
                 (0..).zip(bound).map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource }).collect();
             let bindings = shared.device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -148,11 +177,7 @@ impl GpuProgram {
     /// Writes the inputs and submits all steps.
     fn submit(&self, inputs: &[HostTensor]) {
         for (buffer, tensor) in self.inputs.iter().zip(inputs) {
-            let bytes: &[u8] = match tensor.data() {
-                TensorData::F32(data) => bytemuck::cast_slice(data),
-                TensorData::U32(data) => bytemuck::cast_slice(data),
-            };
-            self.shared.queue.write_buffer(buffer, 0, bytes);
+            self.shared.queue.write_buffer(buffer, 0, bytes(tensor));
         }
         let mut encoder = self.shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
@@ -205,8 +230,8 @@ impl Program for GpuProgram {
             let part = &bytes[*at as usize..(*at + *len) as usize];
             let shape = &self.graph.node(id).shape;
             out.push(match self.graph.node(id).dtype {
-                mils_graph::DType::F32 => HostTensor::f32(shape, bytemuck::pod_collect_to_vec(part))?,
-                mils_graph::DType::U32 => HostTensor::u32(shape, bytemuck::pod_collect_to_vec(part))?,
+                DType::U32 => HostTensor::u32(shape, bytemuck::pod_collect_to_vec(part))?,
+                _ => HostTensor::f32(shape, bytemuck::pod_collect_to_vec(part))?,
             });
         }
         Ok(out)
@@ -217,8 +242,10 @@ impl Program for GpuProgram {
 mod tests {
     use super::*;
     use crate::Gpu;
+    use crate::weights::upload;
+    use half::{bf16, f16};
     use mils_graph::{Activation, Backend, Linear};
-    use mils_shaders::{Gemm, Kernel};
+    use mils_shaders::{Gemm, Kernel, Stored};
 
     /// A GPU of which the test may be left out only on request, and loudly.
     fn gpu() -> Option<Gpu> {
@@ -320,7 +347,7 @@ mod tests {
     fn a_kernel_that_failed_is_not_kept() {
         let Some(gpu) = gpu() else { return };
         let activation = mils_shaders::Activation::None;
-        let gemm = Gemm { tile: 48, vec4: false, bias: false, residual: false, activation };
+        let gemm = Gemm { tile: 48, vec4: false, weight: Stored::F32, bias: false, residual: false, activation };
         for _ in 0..2 {
             let error = gpu.shared.pipeline(Kernel::Gemm(gemm)).err().unwrap();
             assert!(matches!(&error, BackendError::Rejected { during, .. } if during.contains("tile: 48")), "{error}");
@@ -338,6 +365,96 @@ mod tests {
         assert!(error.to_string().contains("weight `big` takes 104 bytes"), "{error}");
         let (g, x) = normalize(12);
         works(&mut build(&gpu.shared, &g).unwrap(), &x);
+    }
+
+    fn named(table: &HostTensor) -> Vec<(String, HostTensor)> {
+        vec![("table".to_owned(), table.clone())]
+    }
+
+    /// A table of this shape in f32, f16 and bf16.
+    fn tables(shape: [usize; 2]) -> [HostTensor; 3] {
+        let data = |i| i as f32 / 4.0 - 20.0;
+        let n = 0..shape[0] * shape[1];
+        [
+            HostTensor::f32(&shape, n.clone().map(data).collect()).unwrap(),
+            HostTensor::f16(&shape, n.clone().map(|i| f16::from_f32(data(i))).collect()).unwrap(),
+            HostTensor::bf16(&shape, n.map(|i| bf16::from_f32(data(i))).collect()).unwrap(),
+        ]
+    }
+
+    /// Looks up every row of a table, in runs of rows from all over it, and compares with the CPU.
+    fn looks_up(gpu: &Gpu, table: &HostTensor, ids: usize) {
+        let rows = table.shape()[0];
+        let mut g = Graph::new();
+        let weight = g.weight("table", table.shape()).unwrap();
+        let input = g.index_input("ids", &[ids]).unwrap();
+        let out = g.embedding(weight, input).unwrap();
+        g.output(out);
+        if table.dtype() == DType::F32 {
+            let out = g.gather_rows(weight, input).unwrap();
+            g.output(out);
+        }
+        let mut programs =
+            [gpu as &dyn Backend, &mils_cpu::Cpu].map(|b| b.load(named(table)).unwrap().compile(&g).unwrap());
+        for first in 0..rows {
+            let ids = (0..ids).map(|i| ((first + i * (rows / ids)) % rows) as u32).collect();
+            let ids = [HostTensor::u32(g.shape(input), ids).unwrap()];
+            let [found, expected] = programs.each_mut().map(|p| p.run(&ids).unwrap());
+            assert_eq!(found, expected, "{:?} {:?}, rows {ids:?}", table.dtype(), table.shape());
+        }
+    }
+
+    #[test]
+    fn tables_larger_than_a_binding_are_looked_up_in_parts() {
+        // With a limit of 35, whole words up to 32. 11 rows of 12 bytes go in twos. 11 of 6 bytes go in fives, so that
+        // the second part begins within a word of the tensor. Rows of 32 bytes just fit. Of 16, two do.
+        for (shape, ids, parts) in [([11, 3], 2, [6, 3, 3]), ([3, 8], 1, [3, 2, 2])] {
+            for (table, parts) in tables(shape).iter().zip(parts) {
+                let Some(gpu) = limited(|l| l.max_storage_buffer_binding_size = 35) else { return };
+                assert_eq!(upload(&gpu.shared, named(table)).unwrap()["table"].parts.len(), parts);
+                looks_up(&gpu, table, ids);
+            }
+        }
+        for table in &tables([600, 3]) {
+            let Some(gpu) = limited(|l| l.max_buffer_size = 2050) else { return };
+            looks_up(&gpu, table, 80);
+        }
+    }
+
+    #[test]
+    fn what_lies_in_parts_is_for_lookups_only() {
+        let Some(gpu) = limited(|l| l.max_storage_buffer_binding_size = 100) else { return };
+        let [table, half, _] = tables([9, 6]);
+        let weights = gpu.load(named(&table)).unwrap();
+        let refused = |build: &dyn Fn(&mut Graph, ValueId) -> ValueId| {
+            let mut g = Graph::new();
+            let weight = g.weight("table", &[9, 6]).unwrap();
+            let out = build(&mut g, weight);
+            g.output(out);
+            let error = weights.compile(&g).err().unwrap();
+            assert!(error.to_string().starts_with("weight `table` takes 216 bytes, but"), "{error}");
+            // In 16 bits it takes 108 bytes, for which one binding is too small, too.
+            let error = gpu.load(named(&half)).unwrap().compile(&g).err().unwrap();
+            assert!(
+                matches!(error, BackendError::Limit { needed: 108, .. } | BackendError::HalfWeight { .. }),
+                "{error}"
+            );
+        };
+        refused(&|g, weight| {
+            let x = g.input("x", &[1, 6]).unwrap();
+            let op = Linear { x, weight, bias: None, activation: Activation::None, residual: None };
+            g.linear(op).unwrap()
+        });
+        refused(&|g, table| {
+            let ids = g.index_input("ids", &[2]).unwrap();
+            let table = g.reshape(table, &[18, 3]).unwrap();
+            g.embedding(table, ids).unwrap()
+        });
+        refused(&|_, table| table);
+        // Rows that do not fit, either.
+        let wide = tables([2, 26]);
+        assert!(matches!(gpu.load(named(&wide[0])).err(), Some(BackendError::Limit { needed: 208, limit: 100, .. })));
+        assert!(gpu.load(named(&wide[1])).is_ok());
     }
 
     #[test]

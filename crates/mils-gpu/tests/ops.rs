@@ -3,9 +3,10 @@
 
 mod plain;
 
+use half::{bf16, f16};
 use mils_cpu::Cpu;
 use mils_gpu::Gpu;
-use mils_graph::{Activation, Attention, Backend, Graph, HostTensor, Linear, ValueId};
+use mils_graph::{Activation, Attention, Backend, DType, Graph, HostTensor, Linear, ValueId};
 
 /// Largest difference of an element from the formula's, relative to the largest element (or to 1).
 const TOLERANCE: f64 = 2e-5;
@@ -65,8 +66,18 @@ impl Case {
     }
 
     fn weight(&mut self, shape: &[usize]) -> ValueId {
-        let name = format!("w{}", self.weights.len());
+        self.weight_as(DType::F32, shape)
+    }
+
+    fn weight_as(&mut self, dtype: DType, shape: &[usize]) -> ValueId {
         let tensor = self.floats(shape);
+        let data = tensor.as_f32().unwrap();
+        let tensor = match dtype {
+            DType::F16 => HostTensor::f16(shape, data.iter().map(|&v| f16::from_f32(v)).collect()).unwrap(),
+            DType::BF16 => HostTensor::bf16(shape, data.iter().map(|&v| bf16::from_f32(v)).collect()).unwrap(),
+            _ => tensor,
+        };
+        let name = format!("w{}", self.weights.len());
         self.weights.push((name.clone(), tensor));
         self.graph.weight(&name, shape).unwrap()
     }
@@ -120,6 +131,107 @@ fn linear() {
     let op = Linear { x, weight, bias: None, activation: Activation::None, residual: None };
     let out = c.graph.linear(op).unwrap();
     c.agrees("linear of four dimensions", &backends, out);
+}
+
+const HALVES: [DType; 2] = [DType::F16, DType::BF16];
+
+#[test]
+fn linear_with_weights_in_16_bits() {
+    let backends = backends();
+    // Rows that begin within a word, weights that end within one, and rows of whole quads.
+    for (i, (m, n, k)) in [(1, 1, 1), (5, 3, 7), (7, 33, 24), (65, 72, 50), (2, 5, 6), (600, 530, 36), (530, 601, 35)]
+        .into_iter()
+        .enumerate()
+    {
+        for (j, dtype) in HALVES.into_iter().enumerate() {
+            let mut c = Case::new(i as u64);
+            let x = c.input(&[m, k]);
+            let weight = c.weight_as(dtype, &[n, k]);
+            let bias = (i % 2 == j).then(|| c.weight(&[n]));
+            let residual = (i % 3 == j).then(|| c.input(&[m, n]));
+            let op = Linear { x, weight, bias, activation: ACTIVATIONS[(i + j) % 4], residual };
+            let out = c.graph.linear(op).unwrap();
+            c.agrees(&format!("linear {m} x {n} x {k} with {dtype:?}"), &backends, out);
+        }
+    }
+}
+
+#[test]
+fn tables_in_16_bits() {
+    let backends = backends();
+    for dtype in HALVES {
+        for (rows, width) in [(1, 1), (11, 7), (5, 50), (9, 3)] {
+            let mut c = Case::new(12);
+            let ids = c.index(&[3, 9], rows as u32);
+            let table = c.weight_as(dtype, &[rows, width]);
+            let out = c.graph.embedding(table, ids).unwrap();
+            c.agrees(&format!("embedding of {dtype:?} rows of {width}"), &backends, out);
+        }
+        let mut c = Case::new(13);
+        let held = c.weight_as(dtype, &[5, 2, 9]);
+        // One weight as a table and as the matrix that turns its rows back into logits.
+        let table = c.graph.reshape(held, &[10, 9]).unwrap();
+        let ids = c.index(&[4], 10);
+        let x = c.graph.embedding(table, ids).unwrap();
+        let op = Linear { x, weight: table, bias: None, activation: Activation::None, residual: None };
+        let out = c.graph.linear(op).unwrap();
+        c.agrees(&format!("a reshaped {dtype:?} weight as table and matrix"), &backends, out);
+    }
+}
+
+/// Every number that 16 bits can hold comes out as it is, whether it is read alone or among four.
+#[test]
+fn numbers_of_16_bits_are_widened_exactly() {
+    let all = 0..=u16::MAX;
+    let mut f16s: Vec<f16> = all.clone().map(f16::from_bits).filter(|v| v.is_finite()).collect();
+    // What is subnormal as f32, too, GPUs may take for 0.
+    let mut bf16s: Vec<bf16> = all.map(bf16::from_bits).filter(|v| v.is_normal()).collect();
+    f16s.extend([f16::INFINITY, f16::NEG_INFINITY, f16::NAN, f16::ZERO]);
+    bf16s.extend([bf16::INFINITY, bf16::NEG_INFINITY, bf16::NAN, bf16::ZERO]);
+    let wide = [f16s.iter().map(|v| v.to_f32()).collect::<Vec<_>>(), bf16s.iter().map(|v| v.to_f32()).collect()];
+    let shapes = [[f16s.len() / 4, 4], [bf16s.len() / 4, 4]];
+    let held = [HostTensor::f16(&shapes[0], f16s).unwrap(), HostTensor::bf16(&shapes[1], bf16s).unwrap()];
+    for (held, wide) in held.into_iter().zip(wide) {
+        let rows = held.shape()[0];
+        let mut g = Graph::new();
+        let table = g.weight("w", held.shape()).unwrap();
+        let ids = g.index_input("ids", &[rows]).unwrap();
+        let looked_up = g.embedding(table, ids).unwrap();
+        g.output(looked_up);
+        let x = g.input("x", &[4, 4]).unwrap();
+        let op = Linear { x, weight: table, bias: None, activation: Activation::None, residual: None };
+        let multiplied = g.linear(op).unwrap();
+        g.output(multiplied);
+        let ids = HostTensor::u32(&[rows], (0..rows as u32).collect()).unwrap();
+        let identity = (0..16).map(|i| f32::from(u8::from(i % 5 == 0))).collect();
+        let inputs = [ids, HostTensor::f32(&[4, 4], identity).unwrap()];
+        for backend in backends() {
+            let weights = backend.load(vec![("w".into(), held.clone())]).unwrap();
+            let out = weights.compile(&g).unwrap().run(&inputs).unwrap();
+            let (looked_up, multiplied) = (out[0].as_f32().unwrap(), out[1].as_f32().unwrap());
+            for (i, &v) in wide.iter().enumerate() {
+                let same = |found: f32| found == v || found.is_nan() && v.is_nan();
+                // In the last row, what is not finite makes all of it NaN.
+                let product = multiplied[i % 4 * rows + i / 4];
+                let whole = same(looked_up[i]) && (same(product) || i / 4 == rows - 1);
+                assert!(whole, "{}: {:?} number {i}, {v}", backend.name(), held.dtype());
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_in_16_bits_that_must_be_f32_are_refused() {
+    for backend in backends() {
+        let mut g = Graph::new();
+        let x = g.input("x", &[2, 3]).unwrap();
+        let bias = g.weight("bias", &[3]).unwrap();
+        let out = g.add(x, bias).unwrap();
+        g.output(out);
+        let bias = HostTensor::f16(&[3], vec![f16::ONE; 3]).unwrap();
+        let error = backend.load(vec![("bias".into(), bias)]).unwrap().compile(&g).err().unwrap();
+        assert!(error.to_string().starts_with("weight `bias` is held as F16"), "{}: {error}", backend.name());
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a device must offer: hold weights once, compile graphs against them, run the programs.
 
-use crate::{Graph, GraphError, HostTensor, TensorError};
+use crate::{DType, Graph, GraphError, HostTensor, TensorError};
 
 /// Why a backend could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,18 @@ pub enum BackendError {
         expected: String,
         /// What was given.
         found: String,
+    },
+    /// A weight that is held in 16 bits is read as something that must be f32.
+    #[error(
+        "weight `{name}` is held as {dtype:?}: a linear layer's matrix or an embedding's table may be, not {reader}"
+    )]
+    HalfWeight {
+        /// The weight.
+        name: String,
+        /// How it is held.
+        dtype: DType,
+        /// An op with the operand's position, or an output.
+        reader: String,
     },
     /// An index is outside its table.
     #[error("`{name}` holds index {index}, but there are only {limit} rows")]
@@ -99,8 +111,12 @@ pub trait Backend: Send + Sync {
 
     /// Takes the weights, by name, to where the device wants them. Done once a model: programs share the result.
     ///
+    /// Weights are f32, or 16-bit floats (f16, bf16), which stay so: they take half the memory. Graphs know no
+    /// difference, but may read the latter only as [`Linear::weight`](crate::Linear::weight) or as the table of
+    /// [`Op::Embedding`](crate::Op::Embedding). All is computed in f32.
+    ///
     /// # Errors
-    /// If a weight is not f32, comes twice, or does not fit the device.
+    /// If a weight is of indices, comes twice, or does not fit the device.
     fn load(&self, weights: Vec<(String, HostTensor)>) -> Result<Box<dyn WeightSet>, BackendError>;
 }
 
@@ -109,7 +125,7 @@ pub trait WeightSet: Send + Sync {
     /// Makes a graph ready to run. Costly; keep the program.
     ///
     /// # Errors
-    /// If a weight is missing or misshapen, or the graph does not fit the device.
+    /// If a weight is missing, misshapen, or held in 16 bits and read as what must be f32, or the graph does not fit the device.
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Program>, BackendError>;
 }
 

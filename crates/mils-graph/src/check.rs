@@ -3,27 +3,47 @@
 use crate::{Attention, BackendError, DType, Graph, HostTensor, Op, ValueId};
 
 impl Graph {
-    /// Checks a graph before it is compiled: that its outputs are its own, and that its weights are held in their
-    /// shapes. `held` gives the shape under which a backend holds a name.
+    /// Checks a graph before it is compiled: that its outputs are its own, that its weights are held in their shapes,
+    /// and that those held in 16 bits are read only where backends widen them. `held` gives the type and the shape under
+    /// which a backend holds a name.
     ///
     /// # Errors
     /// Names the first output or weight that does not fit.
-    pub fn check<'a>(&self, held: impl Fn(&str) -> Option<&'a [usize]>) -> Result<(), BackendError> {
+    pub fn check<'a>(&self, held: impl Fn(&str) -> Option<(DType, &'a [usize])>) -> Result<(), BackendError> {
         for &output in self.outputs() {
             self.at("output", output)?;
         }
-        for node in self.nodes() {
+        // By node, the name and type of a weight that is held in 16 bits.
+        let mut halves: Vec<Option<(&str, DType)>> = vec![None; self.nodes().len()];
+        for (i, node) in self.nodes().iter().enumerate() {
             let Op::Weight { name } = &node.op else { continue };
-            let found = held(name).ok_or_else(|| BackendError::MissingWeight(name.clone()))?;
+            let (dtype, found) = held(name).ok_or_else(|| BackendError::MissingWeight(name.clone()))?;
             if found != node.shape {
                 return Err(BackendError::Mismatch {
                     name: name.clone(),
-                    expected: format!("F32 {:?}", node.shape),
-                    found: format!("F32 {found:?}"),
+                    expected: format!("shape {:?}", node.shape),
+                    found: format!("shape {found:?}"),
                 });
             }
+            halves[i] = (dtype != DType::F32).then_some((name, dtype));
         }
-        Ok(())
+        self.check_halves(&halves)
+    }
+
+    fn check_halves(&self, halves: &[Option<(&str, DType)>]) -> Result<(), BackendError> {
+        let refuse = |id: ValueId, reader: &dyn Fn() -> String| match halves[self.storage(id).index()] {
+            Some((name, dtype)) => Err(BackendError::HalfWeight { name: name.to_owned(), dtype, reader: reader() }),
+            None => Ok(()),
+        };
+        for node in self.nodes() {
+            for (position, operand) in node.op.operands().into_iter().enumerate() {
+                match (&node.op, position) {
+                    (Op::Linear(_), 1) | (Op::Embedding { .. }, 0) | (Op::Reshape { .. }, _) => {}
+                    (op, _) => refuse(operand, &|| format!("operand {position} of {op:?}"))?,
+                }
+            }
+        }
+        self.outputs().iter().try_for_each(|&id| refuse(id, &|| "an output".into()))
     }
 
     /// Checks inputs before a run: number, types, shapes, that every index is inside its table, and that every
@@ -87,7 +107,7 @@ impl Graph {
     }
 }
 
-/// Checks weights before a backend takes them: that all are f32, and that no name comes twice.
+/// Checks weights before a backend takes them: that none are indices, and that no name comes twice.
 ///
 /// # Errors
 /// Names the first weight that does not fit.
@@ -98,8 +118,8 @@ pub fn check_weights(weights: &[(String, HostTensor)]) -> Result<(), BackendErro
             let (name, expected) = (name.clone(), expected.to_owned());
             Err(BackendError::Mismatch { name, expected, found })
         };
-        if tensor.dtype() != DType::F32 {
-            return mismatch("an F32 weight", format!("{:?} {:?}", tensor.dtype(), tensor.shape()));
+        if tensor.dtype() == DType::U32 {
+            return mismatch("an F32, F16 or BF16 weight", format!("{:?} {:?}", tensor.dtype(), tensor.shape()));
         }
         if !names.insert(name) {
             return mismatch("one weight of this name", "two".into());
@@ -111,7 +131,7 @@ pub fn check_weights(weights: &[(String, HostTensor)]) -> Result<(), BackendErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Activation;
+    use crate::{Activation, Linear};
 
     #[test]
     fn inputs_are_checked_before_a_run() {
@@ -166,18 +186,56 @@ mod tests {
         let far = long.activation(x, Activation::Gelu).unwrap();
         let mut g = Graph::new();
         g.weight("w", &[2]).unwrap();
-        assert!(g.check(|_| Some(&[2])).is_ok());
+        assert!(g.check(|_| Some((DType::F32, &[2]))).is_ok());
         assert!(matches!(g.check(|_| None), Err(BackendError::MissingWeight(name)) if name == "w"));
-        assert!(matches!(g.check(|_| Some(&[1, 2])), Err(BackendError::Mismatch { .. })));
+        assert!(matches!(g.check(|_| Some((DType::F32, &[1, 2]))), Err(BackendError::Mismatch { .. })));
         g.output(far);
-        assert!(matches!(g.check(|_| Some(&[2])), Err(BackendError::Graph(_))));
+        assert!(matches!(g.check(|_| Some((DType::F32, &[2]))), Err(BackendError::Graph(_))));
     }
 
     #[test]
-    fn weights_are_f32_and_come_once() {
+    fn weights_in_16_bits_are_read_only_as_matrices_and_tables() {
+        let dtype = DType::BF16;
+        let check = |build: &dyn Fn(&mut Graph, ValueId, ValueId) -> ValueId| {
+            let mut g = Graph::new();
+            let x = g.input("x", &[4, 4]).unwrap();
+            let w = g.weight("w", &[2, 2, 4]).unwrap();
+            let w = g.reshape(w, &[4, 4]).unwrap();
+            let y = build(&mut g, x, w);
+            g.output(y);
+            let checked = g.check(|_| Some((dtype, &[2, 2, 4])));
+            assert!(g.check(|_| Some((DType::F32, &[2, 2, 4]))).is_ok());
+            checked.map_err(|e| match e {
+                BackendError::HalfWeight { name, dtype: found, reader } if name == "w" && found == dtype => reader,
+                other => panic!("{other}"),
+            })
+        };
+        let linear = |x, weight| Linear { x, weight, bias: None, activation: Activation::None, residual: None };
+        assert_eq!(check(&|g, x, w| g.linear(linear(x, w)).unwrap()), Ok(()));
+        let embedding = |g: &mut Graph, table| {
+            let ids = g.index_input("ids", &[3]).unwrap();
+            g.embedding(table, ids).unwrap()
+        };
+        assert_eq!(check(&|g, _, w| embedding(g, w)), Ok(()));
+        assert_eq!(check(&|_, _, w| w), Err("an output".into()));
+        let reader = check(&|g, x, w| g.linear(linear(w, x)).unwrap()).unwrap_err();
+        assert!(reader.starts_with("operand 0 of Linear"), "{reader}");
+        let residual = |x, w| Linear { residual: Some(w), ..linear(x, w) };
+        assert!(check(&|g, x, w| g.linear(residual(x, w)).unwrap()).unwrap_err().starts_with("operand 2"));
+        assert!(check(&|g, x, w| g.add(x, w).unwrap()).unwrap_err().starts_with("operand 1 of Add"));
+        let rows = |g: &mut Graph, x| {
+            let ids = g.index_input("ids", &[3]).unwrap();
+            g.gather_rows(x, ids).unwrap()
+        };
+        assert!(check(&|g, _, w| rows(g, w)).unwrap_err().starts_with("operand 0 of GatherRows"));
+    }
+
+    #[test]
+    fn weights_are_floats_and_come_once() {
         let float = ("w".to_owned(), HostTensor::f32(&[1], vec![0.0]).unwrap());
         let index = ("i".to_owned(), HostTensor::u32(&[1], vec![0]).unwrap());
-        assert!(check_weights(std::slice::from_ref(&float)).is_ok());
+        let half = ("h".to_owned(), HostTensor::bf16(&[1], vec![half::bf16::ONE]).unwrap());
+        assert!(check_weights(&[float.clone(), half]).is_ok());
         assert!(check_weights(&[float.clone(), index]).unwrap_err().to_string().contains("U32 [1]"));
         assert!(check_weights(&[float.clone(), float]).unwrap_err().to_string().contains("two"));
     }

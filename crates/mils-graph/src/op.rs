@@ -2,13 +2,17 @@
 
 use crate::ValueId;
 
-/// Element type of a value. Activations and weights are f32, indices are u32.
+/// Element type. Values of a graph are f32, or u32 for indices; a weight may be held in 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// 32-bit float.
     F32,
     /// 32-bit unsigned index.
     U32,
+    /// IEEE half precision, of a weight as it is held.
+    F16,
+    /// The upper half of an f32, of a weight as it is held.
+    BF16,
 }
 
 /// Elementwise functions, named as in `transformers.activations`.

@@ -1,6 +1,7 @@
 //! Tensors in host memory: what goes into a program and what comes out.
 
 use crate::DType;
+use half::{bf16, f16};
 
 /// The elements, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,6 +10,10 @@ pub enum TensorData {
     F32(Vec<f32>),
     /// 32-bit indices.
     U32(Vec<u32>),
+    /// 16-bit floats, IEEE half precision; only of weights.
+    F16(Vec<f16>),
+    /// 16-bit floats, the upper half of an f32; only of weights.
+    BF16(Vec<bf16>),
 }
 
 /// A dense row-major tensor. A scalar has the shape [] and one element; a tensor with a dimension of 0 has none.
@@ -51,6 +56,24 @@ impl HostTensor {
         Ok(Self { shape: shape.to_vec(), data: TensorData::U32(data) })
     }
 
+    /// An f16 tensor, for a weight.
+    ///
+    /// # Errors
+    /// If `data` has not as many elements as `shape` says.
+    pub fn f16(shape: &[usize], data: Vec<f16>) -> Result<Self, TensorError> {
+        check(shape, data.len())?;
+        Ok(Self { shape: shape.to_vec(), data: TensorData::F16(data) })
+    }
+
+    /// A bf16 tensor, for a weight.
+    ///
+    /// # Errors
+    /// If `data` has not as many elements as `shape` says.
+    pub fn bf16(shape: &[usize], data: Vec<bf16>) -> Result<Self, TensorError> {
+        check(shape, data.len())?;
+        Ok(Self { shape: shape.to_vec(), data: TensorData::BF16(data) })
+    }
+
     /// Its shape.
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -61,6 +84,8 @@ impl HostTensor {
         match &self.data {
             TensorData::F32(_) => DType::F32,
             TensorData::U32(_) => DType::U32,
+            TensorData::F16(_) => DType::F16,
+            TensorData::BF16(_) => DType::BF16,
         }
     }
 
@@ -69,11 +94,11 @@ impl HostTensor {
         &self.data
     }
 
-    /// Its elements, if they are floats.
+    /// Its elements, if they are f32.
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.data {
             TensorData::F32(data) => Some(data),
-            TensorData::U32(_) => None,
+            _ => None,
         }
     }
 
@@ -81,15 +106,31 @@ impl HostTensor {
     pub fn as_u32(&self) -> Option<&[u32]> {
         match &self.data {
             TensorData::U32(data) => Some(data),
-            TensorData::F32(_) => None,
+            _ => None,
         }
     }
 
-    /// Its elements by value, if they are floats.
+    /// Its elements, if they are f16.
+    pub fn as_f16(&self) -> Option<&[f16]> {
+        match &self.data {
+            TensorData::F16(data) => Some(data),
+            _ => None,
+        }
+    }
+
+    /// Its elements, if they are bf16.
+    pub fn as_bf16(&self) -> Option<&[bf16]> {
+        match &self.data {
+            TensorData::BF16(data) => Some(data),
+            _ => None,
+        }
+    }
+
+    /// Its elements by value, if they are f32.
     pub fn into_f32(self) -> Option<Vec<f32>> {
         match self.data {
             TensorData::F32(data) => Some(data),
-            TensorData::U32(_) => None,
+            _ => None,
         }
     }
 }
@@ -108,7 +149,18 @@ mod tests {
         assert_eq!(HostTensor::f32(&[], vec![1.0]).unwrap().shape(), [0_usize; 0]);
         assert!(HostTensor::f32(&[0, 3], vec![]).is_ok());
         assert!(HostTensor::u32(&[2, 3], vec![0; 5]).is_err());
+        assert!(HostTensor::f16(&[2], vec![f16::ONE; 3]).is_err() && HostTensor::bf16(&[], vec![]).is_err());
         // Wraps round to 4, were it not checked.
         assert!(HostTensor::u32(&[(1 << 62) + 1, 4], vec![0; 4]).is_err());
+    }
+
+    #[test]
+    fn elements_are_of_one_type() {
+        let f16 = HostTensor::f16(&[1], vec![f16::ONE]).unwrap();
+        let bf16 = HostTensor::bf16(&[1], vec![bf16::ONE]).unwrap();
+        assert_eq!((f16.dtype(), bf16.dtype()), (DType::F16, DType::BF16));
+        assert!(f16.as_f16().is_some() && f16.as_bf16().is_none() && f16.as_f32().is_none());
+        assert!(bf16.as_bf16().is_some() && bf16.as_f16().is_none() && bf16.as_u32().is_none());
+        assert!(f16.into_f32().is_none());
     }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::layout::describe;
-use crate::{DualEncoder, EncoderError, ModelFiles, tensors};
+use crate::{DualEncoder, EncoderError, ModelFiles, Precision, tensors};
 use mils_cpu::Cpu;
 use mils_media::RgbImage;
 use safetensors::Dtype;
@@ -273,4 +273,25 @@ fn embeddings_that_are_no_numbers_are_errors() {
     assert!(matches!(image, Err(EncoderError::NotFinite { tower: "image", .. })), "{image:?}");
     let text = clip.embed_texts(&["a".into()]);
     assert!(matches!(text, Err(EncoderError::NotFinite { tower: "text", .. })), "{text:?}");
+}
+
+#[test]
+fn matrices_are_held_in_any_precision() {
+    let folder = checkpoint();
+    let texts = ["a dog", "cat"].map(String::from);
+    let embed = |precision| {
+        let mut model = ModelFiles::open_with(folder.path(), precision).unwrap().load(&Cpu::new()).unwrap();
+        model.embed_texts(&texts).unwrap()
+    };
+    let full = embed(Precision::F32);
+    assert_eq!(embed(Precision::AsStored), full);
+    for (precision, least) in [(Precision::F16, 0.99999), (Precision::BF16, 0.999)] {
+        let rounded = embed(precision);
+        assert_ne!(rounded, full);
+        assert!((0..2).all(|i| full.dot(i, &rounded, i) > least), "{precision:?}");
+    }
+    with(|all| named(all, "text_projection.weight")[1] = 70_000.0)(folder.path());
+    let error = ModelFiles::open_with(folder.path(), Precision::F16).err().unwrap().to_string();
+    assert!(error.contains("`text_projection.weight`: element 1 is 70000, which is too large for 16 bits"), "{error}");
+    assert!(ModelFiles::open_with(folder.path(), Precision::BF16).is_ok());
 }

@@ -49,24 +49,25 @@ pub(crate) fn describe(folder: &Path, path: &Path) -> Result<Description, Encode
         *most_patches = most as usize;
     }
     check_size(&arch, &preprocess).map_err(|problem| EncoderError::file(&processor_path, problem))?;
-    let cleaning = cleaning(folder)?;
+    let cleaning = cleaning(folder, family)?;
     let config = path.into();
     Ok(Description { arch, preprocess, names: Names::HuggingFace, config, weights: WEIGHTS, cleaning })
 }
 
-/// `SiglipTokenizer` takes punctuation away, and `Siglip2Tokenizer` lower-cases, in code that tokenizer.json does not
-/// have. SigLIP 2 was released with Gemma's tokenizer by name; its processor is told by its own.
-fn cleaning(folder: &Path) -> Result<Option<Cleaning>, EncoderError> {
+/// What the reference's tokenizer classes do and tokenizer.json does not have. `SiglipTokenizer` takes punctuation and
+/// capitals away. SigLIP 2 was trained on lower-cased text, which `Siglip2Tokenizer` does where config.json says
+/// `siglip2`; other files of it name Gemma's tokenizer, and say `do_lower_case`.
+fn cleaning(folder: &Path, family: Family) -> Result<Option<Cleaning>, EncoderError> {
     let path = folder.join("tokenizer_config.json");
-    if !path.exists() {
-        return Ok(None);
-    }
-    let json = read_json(&path)?;
+    let json = if path.exists() { read_json(&path)? } else { Value::Null };
     let class = json.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
-    Ok(match class.trim_end_matches("Fast") {
-        "SiglipTokenizer" => Some(Cleaning::Siglip),
-        "Siglip2Tokenizer" => Some(Cleaning::Lower),
-        _ => None,
+    let lower = json.get("do_lower_case").and_then(Value::as_bool) == Some(true);
+    Ok(match (class.trim_end_matches("Fast"), family) {
+        (_, Family::Clip) => None,
+        ("SiglipTokenizer", _) => Some(Cleaning::Siglip),
+        (_, Family::Naflex) => Some(Cleaning::Lower),
+        ("Siglip2Tokenizer", _) => Some(Cleaning::Lower),
+        (_, Family::Siglip) => lower.then_some(Cleaning::Lower),
     })
 }
 

@@ -77,7 +77,7 @@ fn cleaning(model: &Value) -> Result<Option<Cleaning>, String> {
     let clean = options.get("clean").and_then(Value::as_str);
     match clean {
         None | Some("whitespace") => Ok(Some(Cleaning::Spaces)),
-        Some("lower") => Ok(Some(Cleaning::Lower)),
+        Some("lower") => Ok(Some(Cleaning::SpacesLower)),
         Some("canonicalize") => Ok(Some(Cleaning::Canonical)),
         Some(other) => {
             Err(text
@@ -182,6 +182,14 @@ const SIZES: [(&str, usize, usize); 7] = [
     ("gigantic", 50, 96),
 ];
 
+/// timm's SigLIP towers with GELU by tanh; the others have the exact one.
+const TANH: [&str; 4] = [
+    "vit_base_patch32_siglip",
+    "vit_large_patch16_siglip_512",
+    "vit_so400m_patch16_siglip",
+    "vit_giantopt_patch16_siglip",
+];
+
 /// The last layers of an image tower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Head {
@@ -234,7 +242,9 @@ fn timm_vision(vision: &Fields, name: &str, head: Option<Head>, file: &Checkpoin
     let in_file = (0..).take_while(|i| shape(&format!("blocks.{i}.norm1.weight")).is_ok()).count();
     let layers = size.map_or(in_file, |(_, layers, _)| *layers);
     let class_token = shape("cls_token").is_ok();
-    let (activation, eps) = if pe { (Activation::Gelu, 1e-5) } else { (Activation::GeluTanh, 1e-6) };
+    let tanh = TANH.iter().any(|begin| name.starts_with(begin));
+    let activation = if tanh { Activation::GeluTanh } else { Activation::Gelu };
+    let eps = if pe { 1e-5 } else { 1e-6 };
     let heads = width / head_width;
     let (height, columns) = vision.size("image_size", 224)?;
     let projection = match head {
@@ -370,4 +380,90 @@ fn trunk(arch: &Architecture, tensor: &Tensor, head: Head) -> Source {
         other => other,
     };
     tensor.whole(format!("{at}{name}.{leaf}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(model: &Value) -> Result<Architecture, String> {
+        let vision = Fields::section(model, "vision_cfg", "vision_cfg: ")?;
+        let arch = architecture(model, |quick| own_vision(&vision, quick))?;
+        arch.check().map(|()| arch)
+    }
+
+    /// ViT-B/32 with a setting over it.
+    fn with(section: &str, name: &str, value: Value) -> Value {
+        let mut all = json!({
+            "embed_dim": 512,
+            "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32},
+            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
+        });
+        if section.is_empty() {
+            all[name] = value;
+        } else {
+            all[section][name] = value;
+        }
+        all
+    }
+
+    #[test]
+    fn configurations_are_read_with_the_defaults_of_open_clip() {
+        let plain = read(&with("", "quick_gelu", json!(true))).unwrap();
+        assert_eq!((plain.image.blocks.heads, plain.image.blocks.mlp, plain.image.patch), (12, 3072, 32));
+        assert_eq!((plain.image.blocks.activation, plain.text.pool), (Activation::QuickGelu, TextPool::LargestId));
+        assert_eq!((plain.calibration, plain.text.causal), (Calibration::Softmax, true));
+        let big = read(&with("vision_cfg", "mlp_ratio", json!(4.9231))).unwrap();
+        assert_eq!(big.image.blocks.mlp, 3780);
+        let tanh = read(&with("text_cfg", "act_kwargs", json!({"approximate": "tanh"}))).unwrap();
+        assert_eq!(
+            (tanh.text.blocks.activation, tanh.image.blocks.activation),
+            (Activation::GeluTanh, Activation::Gelu)
+        );
+        let wide = read(&with("vision_cfg", "image_size", json!([64, 96]))).unwrap();
+        assert_eq!(wide.image.most_tokens(), 2 * 3 + 1);
+        assert_eq!(read(&with("", "init_logit_bias", json!(-10))).unwrap().calibration, Calibration::Sigmoid);
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_by_name() {
+        for (section, name, value, says) in [
+            ("vision_cfg", "layers", json!([3, 4, 6, 3]), "a ResNet"),
+            ("vision_cfg", "attentional_pool", json!(true), "attentional_pool is true"),
+            ("vision_cfg", "pool_type", json!("avg"), "pool_type is `avg`"),
+            ("vision_cfg", "ls_init_value", json!(1e-5), "ls_init_value"),
+            ("vision_cfg", "head_width", json!(0), "attention heads is 0"),
+            ("vision_cfg", "mlp_ratio", json!("4"), "mlp_ratio is \"4\""),
+            ("text_cfg", "hf_model_name", json!("xlm-roberta-base"), "hf_model_name"),
+            ("text_cfg", "embed_cls", json!(true), "embed_cls"),
+            ("text_cfg", "pool_type", json!("mean"), "pool_type is `mean`"),
+            ("text_cfg", "act_kwargs", json!({"approximate": "sin"}), "approximate is `sin`"),
+            ("text_cfg", "norm_kwargs", json!({"eps": "small"}), "eps is not a number"),
+            ("", "multimodal_cfg", json!({"layers": 1}), "multimodal_cfg"),
+            ("", "embed_dim", json!(0), "shared space is 0"),
+        ] {
+            let error = read(&with(section, name, value)).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn pictures_are_resized_as_open_clip_does_it() {
+        let arch = |size: Value| read(&with("vision_cfg", "image_size", size)).unwrap();
+        let steps = |arch: &Architecture, mode: &str| {
+            preprocess(&json!({"preprocess_cfg": {"resize_mode": mode, "interpolation": "bilinear"}}), arch)
+        };
+        let (square, wide) = (arch(json!(224)), arch(json!([64, 96])));
+        let shortest = steps(&square, "shortest").unwrap();
+        assert_eq!((shortest.resize, shortest.resample), (Some(Resize::ShortestEdge(224)), Resample::Bilinear));
+        assert_eq!(shortest.crop.map(|c| c.rounding), Some(CropRounding::HalfEven));
+        let cover = steps(&wide, "shortest").unwrap();
+        assert_eq!(cover.resize, Some(Resize::Cover { height: 64, width: 96 }));
+        assert_eq!(steps(&wide, "squash").unwrap().resize, Some(Resize::Exact { height: 64, width: 96 }));
+        assert_eq!(steps(&wide, "longest").unwrap().resize, Some(Resize::Inside { height: 64, width: 96 }));
+        assert!(steps(&wide, "stretch").unwrap_err().contains("stretch"));
+        let filled = json!({"preprocess_cfg": {"resize_mode": "longest", "fill_color": 255}});
+        assert!(preprocess(&filled, &wide).unwrap_err().contains("fill_color"));
+    }
 }

@@ -1,6 +1,6 @@
 //! Every op by its formula, in f64 and without a thought for speed: what backends are compared with.
 
-use mils_graph::{Activation, Attention, Graph, HostTensor, Linear, Op, ValueId};
+use mils_graph::{Activation, Attention, Graph, HostTensor, Linear, Op, TensorData, ValueId};
 use std::collections::HashMap;
 
 /// The values of all nodes.
@@ -21,9 +21,11 @@ pub(crate) fn evaluate(graph: &Graph, inputs: &[HostTensor], weights: &[(String,
 }
 
 fn wide(tensor: &HostTensor) -> Vec<f64> {
-    match tensor.as_u32() {
-        Some(indices) => indices.iter().map(|&i| f64::from(i)).collect(),
-        None => tensor.as_f32().unwrap().iter().map(|&v| f64::from(v)).collect(),
+    match tensor.data() {
+        TensorData::U32(data) => data.iter().map(|&i| f64::from(i)).collect(),
+        TensorData::F32(data) => data.iter().map(|&v| f64::from(v)).collect(),
+        TensorData::F16(data) => data.iter().map(|v| v.to_f64()).collect(),
+        TensorData::BF16(data) => data.iter().map(|v| v.to_f64()).collect(),
     }
 }
 

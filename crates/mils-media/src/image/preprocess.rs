@@ -1,8 +1,8 @@
 //! The steps between a decoded image and an encoder's input, as `transformers`' image processors take them: resize,
 //! centre crop, rescale, normalise.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use super::resample::{self, Size};
+use fast_image_resize::{FilterType, ResizeAlg};
 use image::RgbImage;
 use std::borrow::Cow;
 
@@ -235,11 +235,10 @@ impl Preprocess {
         if (to_w, to_h) == (w, h) {
             return Ok((Cow::Borrowed(image.as_raw()), w, h));
         }
-        let source = ImageRef::new(w, h, image.as_raw(), PixelType::U8x3).map_err(|e| fail(e.to_string()))?;
-        let mut out = Image::new(to_w, to_h, PixelType::U8x3);
-        let options = ResizeOptions::new().resize_alg(self.resample.algorithm());
-        Resizer::new().resize(&source, &mut out, &options).map_err(|e| fail(e.to_string()))?;
-        Ok((Cow::Owned(out.into_vec()), to_w, to_h))
+        let (from, to) =
+            (Size { width: w as usize, height: h as usize }, Size { width: to_w as usize, height: to_h as usize });
+        let out = resample::resize(image.as_raw(), from, to, self.resample.algorithm()).map_err(fail)?;
+        Ok((Cow::Owned(out), to_w, to_h))
     }
 
     fn crop_and_normalize(&self, bytes: &[u8], w: usize, h: usize) -> Pixels {

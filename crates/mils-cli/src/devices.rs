@@ -94,7 +94,7 @@ fn adapter(a: &Adapter) -> String {
         ("type", a.kind.to_string()),
         ("driver", a.driver.clone()),
         ("largest buffer", bytes(a.limits.buffer)),
-        ("largest weight or value", bytes(a.limits.storage_binding)),
+        ("largest binding", bytes(a.limits.storage_binding)),
         ("workgroup", format!("{}, {} threads", bytes(a.limits.workgroup_memory.into()), a.limits.workgroup_threads)),
         ("features used", features),
         ("state", state),

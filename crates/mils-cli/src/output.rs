@@ -16,8 +16,11 @@ impl Replacement {
     /// Begins one.
     ///
     /// # Errors
-    /// If the folder cannot be written to.
-    pub fn begin(path: &Path) -> io::Result<Self> {
+    /// If this is a folder, or the folder that it is in cannot be written to.
+    pub fn begin(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            bail!("it is a folder");
+        }
         // A link stays one.
         let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let mut builder = tempfile::Builder::new();
@@ -63,10 +66,7 @@ pub fn is_stream(path: &Path) -> bool {
 /// # Errors
 /// If it could not.
 pub fn check(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        bail!("it is a folder");
-    }
-    Ok(if is_stream(path) { () } else { tempfile::tempfile_in(folder(path)).map(drop)? })
+    if is_stream(path) { Ok(()) } else { Replacement::begin(path).map(drop) }
 }
 
 /// The folder that a path is in.
@@ -102,7 +102,6 @@ impl Output {
             None => Box::new(stdout()),
             Some(path) if is_stream(path) => Box::new(File::options().write(true).open(path).with_context(place)?),
             Some(path) => {
-                check(path).with_context(place)?;
                 let file = Replacement::begin(path).with_context(place)?;
                 return Ok(Self { name, to: To::File(BufWriter::new(file)) });
             }

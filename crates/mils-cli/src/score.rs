@@ -8,7 +8,7 @@ use crate::inputs::{Ahead, Pictures, Texts};
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::model::Model;
 use crate::progress::Progress;
-use crate::show::{one_line, tell};
+use crate::show::one_line;
 use anyhow::{Context, Result, bail};
 use mils_encoder::{Calibration, DualEncoder, Embeddings};
 use serde::Serialize;
@@ -47,6 +47,9 @@ fn score(args: &ScoreArgs, cancel: &AtomicBool, progress: &mut Progress) -> Resu
         let (files, images): (Vec<_>, Vec<_>) = batch.into_iter().map(|p| (p.file, p.image)).unzip();
         for (file, row) in files.iter().zip(model.pictures(images)?) {
             let most = args.top.map_or(usize::MAX, |n| n as usize);
+            if let Err(error) = &row {
+                progress.tell(&format!("mils: {}: {}", file.display(), one_line(error)));
+            }
             scored.push(Scored::new(file.display().to_string(), row, most, model.encoder.dim())?);
         }
         progress.say(&format!("{} of {} pictures embedded", scored.len(), args.files.len()));
@@ -189,7 +192,8 @@ fn as_str<S: serde::Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::E
 fn print(args: &ScoreArgs, model: &Model, scored: Vec<Scored>, seen: usize) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let many = scored.len() > 1;
-    for (i, Scored { file, row, cosines, best }) in scored.into_iter().enumerate() {
+    let mut between = "";
+    for Scored { file, row, cosines, best } in scored {
         let line = match row {
             Ok(_) => {
                 let scores = model.encoder.scores(&cosines);
@@ -203,19 +207,16 @@ fn print(args: &ScoreArgs, model: &Model, scored: Vec<Scored>, seen: usize) -> R
                 match args.format {
                     ScoreFormat::Json => result(&file, model, seen, &results)?,
                     ScoreFormat::Text if many => {
-                        format!("{}{file}\n{}", if i > 0 { "\n" } else { "" }, table(&results))
+                        format!("{}{file}\n{}", std::mem::replace(&mut between, "\n"), table(&results))
                     }
                     ScoreFormat::Text => table(&results),
                 }
             }
-            Err(error) => {
-                let error = one_line(&error);
-                tell(&format!("mils: {file}: {error}"));
-                match args.format {
-                    ScoreFormat::Json => json!({"file": file, "error": error}).to_string(),
-                    ScoreFormat::Text => continue,
-                }
+            Err(error) if args.format == ScoreFormat::Json => {
+                json!({"file": file, "error": one_line(&error)}).to_string()
             }
+            // That was said when it was read.
+            Err(_) => continue,
         };
         writeln!(out, "{line}").context("cannot print the result")?;
     }
@@ -290,11 +291,11 @@ mod tests {
 
     #[test]
     fn tables_have_one_line_a_text() {
-        let text = |text: &str, score| ScoredText { text: text.into(), index: 0, cosine: -0.12345, score };
-        let table = table(&[text("a\nb\u{1b}[2J", 0.98765), text("c", 3.21e-7), text("", 0.0)]);
+        let text = |text: &str, score| ScoredText { text: text.into(), index: 0, cosine: -0.125, score };
+        let table = table(&[text("a\nb\u{1b}[2J", 0.75), text("c", 3.21e-7), text("", 0.0)]);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines[0], "  score   cosine  text");
-        assert_eq!(lines[1], " 0.9877  -0.1235  a\\nb\\u{1b}[2J".replace("-0.1235", &format!("{:.4}", -0.12345_f32)));
+        assert_eq!(lines[1], " 0.7500  -0.1250  a\\nb\\u{1b}[2J");
         assert_eq!(&lines[2][..8], " 3.2e-7 ");
         assert_eq!(lines.len(), 4);
     }

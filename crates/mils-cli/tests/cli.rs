@@ -1,50 +1,14 @@
 //! The command from end to end with the bundled pack, and with everything that can be wrong.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
 use assert_cmd::Command;
+use common::{demo, fails, mils, run, samples};
 use serde_json::Value;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
-
-fn mils() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
-    command.env_remove("MILS_PACKS").env("NO_COLOR", "1");
-    command
-}
-
-fn demo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo")
-}
-
-/// The samples, in order.
-fn samples() -> Vec<PathBuf> {
-    let mut all: Vec<PathBuf> = fs::read_dir(demo().join("samples")).unwrap().map(|e| e.unwrap().path()).collect();
-    all.retain(|p| p.extension().is_some_and(|e| e == "png"));
-    all.sort();
-    assert!(all.len() >= 3);
-    all
-}
-
-/// Runs and returns exit code, stdout and stderr.
-fn run(command: &mut Command) -> (i32, String, String) {
-    let output = command.output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-}
-
-/// An error is one line that begins with the program's name, nothing is on stdout, and nobody panicked.
-fn fails(command: &mut Command, code: i32, says: &[&str]) {
-    let (found, stdout, stderr) = run(command);
-    assert_eq!(found, code, "{stderr}");
-    assert_eq!(stdout, "");
-    let own: Vec<&str> = stderr.lines().filter(|l| l.starts_with("mils: ")).collect();
-    assert_eq!(own.len(), 1, "{stderr}");
-    for part in says {
-        assert!(own[0].contains(part), "{part:?} is not in {stderr}");
-    }
-    assert!(!stderr.contains("panicked"), "{stderr}");
-}
 
 /// A copy of the demo pack that can be damaged.
 fn pack() -> tempfile::TempDir {
@@ -449,10 +413,20 @@ fn a_gpu_that_is_not_there_is_said() {
     if cfg!(target_os = "linux") {
         fails(&mut command, 1, &["--backend gpu", "no GPU was found"]);
     }
-    // Left to itself the program takes the CPU then.
-    let mut auto = mils();
-    auto.args(["caption", "--steps", "1"]).arg(&samples()[0]);
-    assert_eq!(run(auto.env("VK_DRIVER_FILES", nowhere).env("VK_ICD_FILENAMES", nowhere)).0, 0);
+    // Left to itself the program takes the CPU then, and says why.
+    let auto = |variable: &str, value: &str| {
+        let mut auto = mils();
+        auto.args(["caption", "--verbose", "--steps", "0"]).arg(&samples()[0]);
+        let (code, _, stderr) = run(auto.env("VK_ICD_FILENAMES", nowhere).env(variable, value));
+        assert_eq!(code, 0, "{stderr}");
+        stderr
+    };
+    if cfg!(target_os = "linux") {
+        assert!(auto("VK_DRIVER_FILES", nowhere).contains("encoder on the CPU (no GPU was found)"));
+        assert!(
+            auto("WGPU_BACKEND", "metal").contains("encoder on the CPU (no GPU was found through WGPU_BACKEND=metal")
+        );
+    }
 }
 
 #[test]

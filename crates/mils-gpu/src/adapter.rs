@@ -103,7 +103,7 @@ pub enum Verdict {
 pub struct AdapterLimits {
     /// Bytes of the largest buffer.
     pub buffer: u64,
-    /// Bytes of the largest weight or value: what can be bound at once.
+    /// Bytes that can be bound at once.
     pub storage_binding: u64,
     /// Bytes that the threads of a workgroup share.
     pub workgroup_memory: u32,

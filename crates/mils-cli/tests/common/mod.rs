@@ -1,0 +1,54 @@
+//! What the tests of the command share: how it is run, and on what.
+#![allow(dead_code, reason = "each file of tests uses a part")]
+
+use assert_cmd::Command;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The command, apart from what the user has set.
+pub(crate) fn mils() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
+    command.env("NO_COLOR", "1");
+    for variable in ["MILS_PACKS", "WGPU_ADAPTER_NAME", "WGPU_BACKEND"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+pub(crate) fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo")
+}
+
+/// The tiny checkpoints and the pictures that the reference has seen.
+pub(crate) fn conformance() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/conformance")
+}
+
+/// The samples, in order.
+pub(crate) fn samples() -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = fs::read_dir(demo().join("samples")).unwrap().map(|e| e.unwrap().path()).collect();
+    all.retain(|p| p.extension().is_some_and(|e| e == "png"));
+    all.sort();
+    assert!(all.len() >= 3);
+    all
+}
+
+/// Runs and returns exit code, stdout and stderr.
+pub(crate) fn run(command: &mut Command) -> (i32, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+/// An error is one line that begins with the program's name, nothing is on stdout, and nobody panicked.
+pub(crate) fn fails(command: &mut Command, code: i32, says: &[&str]) {
+    let (found, stdout, stderr) = run(command);
+    assert_eq!(found, code, "{stderr}");
+    assert_eq!(stdout, "");
+    let own: Vec<&str> = stderr.lines().filter(|l| l.starts_with("mils: ")).collect();
+    assert_eq!(own.len(), 1, "{stderr}");
+    for part in says {
+        assert!(own[0].contains(part), "{part:?} is not in {stderr}");
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}

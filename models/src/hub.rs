@@ -178,13 +178,13 @@ fn is_part(text: &str) -> bool {
 
 /// The cache's folder, as `huggingface_hub` finds it; `None` where there is no home either.
 pub fn hub_cache() -> Option<PathBuf> {
-    hub_cache_by(|name| std::env::var_os(name).map(PathBuf::from), std::env::home_dir())
+    hub_cache_by(|name| std::env::var_os(name).map(PathBuf::from), std::env::home_dir().as_deref())
 }
 
-fn hub_cache_by(variable: impl Fn(&str) -> Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+fn hub_cache_by(variable: impl Fn(&str) -> Option<PathBuf>, home: Option<&Path>) -> Option<PathBuf> {
     let variable = |name: &str| variable(name).filter(|v| !v.as_os_str().is_empty());
     // Python lets these begin with `~`, also where no shell has seen it.
-    let expanded = |path: PathBuf| match (path.strip_prefix("~"), &home) {
+    let expanded = |path: PathBuf| match (path.strip_prefix("~"), home) {
         (Ok(rest), Some(home)) => home.join(rest),
         _ => path,
     };
@@ -192,7 +192,7 @@ fn hub_cache_by(variable: impl Fn(&str) -> Option<PathBuf>, home: Option<PathBuf
         .or_else(|| variable("HF_HOME").map(|home| home.join("hub")))
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
         .map(expanded)
-        .or_else(|| Some(home.as_ref()?.join(".cache/huggingface/hub")))
+        .or_else(|| Some(home?.join(".cache/huggingface/hub")))
 }
 
 #[cfg(test)]
@@ -296,7 +296,7 @@ mod tests {
         let all = [("HF_HUB_CACHE", "a"), ("HF_HOME", "~/b"), ("XDG_CACHE_HOME", "c")];
         let by = |set: &[(&str, &str)]| {
             let variable = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v));
-            hub_cache_by(variable, Some("me".into())).unwrap()
+            hub_cache_by(variable, Some(Path::new("me"))).unwrap()
         };
         assert_eq!(by(&all), Path::new("a"));
         assert_eq!(by(&all[1..]), Path::new("me/b/hub"));

@@ -3,7 +3,7 @@
 use crate::args::{EmbedArgs, EmbedFormat};
 use crate::inputs::{Ahead, Picture, Pictures, Texts, check_picture};
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
-use crate::model::Model;
+use crate::model::{Embedded, Model};
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::rows::{Input, Rows};
@@ -56,7 +56,7 @@ impl Job<'_> {
         }
         let texts = Texts::open(&args.texts)?;
         let output = Output::open(args.output(), only_rows)?;
-        let pictures = Pictures::new(&args.files).map(|pictures| Ok(Batch::Pictures(pictures)));
+        let pictures = Pictures::new(args.files.clone()).map(|pictures| Ok(Batch::Pictures(pictures)));
         let mut batches = Ahead::of(texts.map(|texts| texts.map(Batch::Texts)).chain(pictures));
         let interrupted = Ok(ExitCode::from(INTERRUPTED));
         let Some(mut model) = Model::open(&args.model, &self.progress, &self.cancel)? else { return interrupted };
@@ -78,7 +78,7 @@ impl Job<'_> {
 }
 
 /// The inputs of a batch, and of each its embedding, or why there is none.
-fn embed(batch: Batch, model: &mut Model) -> Result<(Vec<Input>, Vec<Result<Vec<f32>>>)> {
+fn embed(batch: Batch, model: &mut Model) -> Result<(Vec<Input>, Vec<Embedded>)> {
     match batch {
         Batch::Texts(texts) => {
             let embedded = model.texts(&texts)?;
@@ -92,7 +92,7 @@ fn embed(batch: Batch, model: &mut Model) -> Result<(Vec<Input>, Vec<Result<Vec<
 }
 
 /// Writes a batch. What failed is said, and in JSON has its line; elsewhere it is the end.
-fn write(inputs: &[Input], embedded: Vec<Result<Vec<f32>>>, rows: &mut Rows, failed: &mut bool) -> Result<()> {
+fn write(inputs: &[Input], embedded: Vec<Embedded>, rows: &mut Rows, failed: &mut bool) -> Result<()> {
     for (input, row) in inputs.iter().zip(embedded) {
         match row {
             Ok(row) => rows.write(input, &row)?,

@@ -65,8 +65,8 @@ pub struct Pictures(std::iter::Peekable<std::vec::IntoIter<PathBuf>>);
 
 impl Pictures {
     /// Of these files.
-    pub fn new(files: &[PathBuf]) -> Self {
-        Self(files.to_vec().into_iter().peekable())
+    pub fn new(files: Vec<PathBuf>) -> Self {
+        Self(files.into_iter().peekable())
     }
 }
 
@@ -258,7 +258,7 @@ mod tests {
         for (i, file) in files.iter().enumerate().filter(|(i, _)| i % 4 != 1) {
             RgbImage::new(i as u32 + 1, 1).save(file).unwrap();
         }
-        let all: Vec<Vec<Picture>> = Pictures::new(&files).collect();
+        let all: Vec<Vec<Picture>> = Pictures::new(files.clone()).collect();
         assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [PICTURES, 3]);
         for (i, picture) in all.into_iter().flatten().enumerate() {
             assert_eq!(picture.file, files[i]);

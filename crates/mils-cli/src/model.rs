@@ -8,6 +8,9 @@ use mils_encoder::{DualEncoder, Embeddings, Encoder, EncoderError, ModelFiles};
 use mils_media::RgbImage;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// An input's embedding, or why it has none.
+pub type Embedded = Result<Vec<f32>>;
+
 /// An encoder, ready to embed.
 pub struct Model {
     /// What it is called.
@@ -39,7 +42,7 @@ impl Model {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn texts(&mut self, texts: &[String]) -> Result<Vec<Result<Vec<f32>>>> {
+    pub fn texts(&mut self, texts: &[String]) -> Result<Vec<Embedded>> {
         each(texts, &mut |texts| self.encoder.embed_texts(texts))
     }
 
@@ -47,7 +50,7 @@ impl Model {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn pictures(&mut self, pictures: Vec<Result<RgbImage>>) -> Result<Vec<Result<Vec<f32>>>> {
+    pub fn pictures(&mut self, pictures: Vec<Result<RgbImage>>) -> Result<Vec<Embedded>> {
         let mut images = Vec::new();
         // Those that could be read leave a place for their embedding.
         let read: Vec<Result<()>> = pictures.into_iter().map(|p| p.map(|image| images.push(image))).collect();
@@ -58,10 +61,7 @@ impl Model {
 }
 
 /// The embedding of each input; where one cannot be embedded, the others still are.
-fn each<T>(
-    inputs: &[T],
-    embed: &mut dyn FnMut(&[T]) -> Result<Embeddings, EncoderError>,
-) -> Result<Vec<Result<Vec<f32>>>> {
+fn each<T>(inputs: &[T], embed: &mut dyn FnMut(&[T]) -> Result<Embeddings, EncoderError>) -> Result<Vec<Embedded>> {
     match embed(inputs) {
         Ok(rows) => Ok((0..inputs.len()).map(|i| Ok(rows.row(i).to_vec())).collect()),
         // These are the fault of an input.

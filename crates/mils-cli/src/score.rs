@@ -40,7 +40,7 @@ pub fn run(args: &ScoreArgs) -> Result<ExitCode> {
 /// Whether all went well; `None` if it was interrupted.
 fn score(args: &ScoreArgs, cancel: &AtomicBool, progress: &mut Progress) -> Result<Option<bool>> {
     let texts = Texts::open(&args.texts)?;
-    let mut pictures = Ahead::of(Pictures::new(&args.files));
+    let mut pictures = Ahead::of(Pictures::new(args.files.clone()));
     let Some(mut model) = Model::open(&args.model, progress, cancel)? else { return Ok(None) };
     let mut scored = Vec::new();
     while let Some(batch) = pictures.next(cancel)? {

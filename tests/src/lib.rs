@@ -1,5 +1,5 @@
-//! What several of the tests in tests/ share: the backends under test, where fixtures lie, and the one tolerance table.
-//! Not a library for others.
+//! What several of the tests in tests/ and in mils-gpu share: the backends under test, where fixtures lie, and the one
+//! tolerance table. Not a library for others.
 //!
 //! ```
 //! use mils_tests::tolerance;

@@ -1,7 +1,8 @@
 // out[M, N] = activate(x[M, K] * weight[N, K]^T + bias[N]) + residual[M, N], accumulated in f32.
 // One workgroup computes a TILE x TILE block; each of its (TILE/4)^2 threads a 4 x 4 block in registers. Both operands
 // pass through workgroup memory in slices of 16 along K, the weight widened to f32 if it is held in 16 bits. With VEC4,
-// K is a multiple of 4 and operands are read four elements at a time. Bindings that a variant does not use (bias, residual) are given the weight buffer.
+// K is a multiple of 4 and operands are read four elements at a time. Bindings that a variant does not use (bias,
+// residual) are given the weight buffer.
 
 struct Params { m: u32, n: u32, k: u32, pad: u32 }
 

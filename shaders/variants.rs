@@ -106,8 +106,8 @@ impl Kernel {
         let function = |a: Activation| format!("const ACTIVATION: u32 = {}u;\n", a as u32);
         match self {
             Self::Gemm(g) => {
-                let load =
-                    if g.vec4 { include_str!("shared/load_vec4.wgsl") } else { include_str!("shared/load_scalar.wgsl") };
+                let loads = [include_str!("shared/load_scalar.wgsl"), include_str!("shared/load_vec4.wgsl")];
+                let load = loads[usize::from(g.vec4)];
                 let constants = format!(
                     "const TILE: u32 = {}u;\nconst BIAS: bool = {};\nconst RESIDUAL: bool = {};\n{}",
                     g.tile,

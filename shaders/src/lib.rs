@@ -2,7 +2,8 @@
 //!
 //! A [`Kernel`] names a shader and its variant; [`Kernel::source`] is plain WGSL, [`Kernel::interface`] what it binds,
 //! found by reflection. This crate names no GPU API and dispatches nothing: any WebGPU implementation can run the
-//! shaders. A variant is plain WGSL; there are no subgroups, no f16, and no feature beyond WebGPU's defaults.
+//! shaders. A variant is plain WGSL; there are no subgroups, no f16 (weights in 16 bits are read as integers and
+//! widened), and no feature beyond WebGPU's defaults.
 //!
 //! ```
 //! use mils_shaders::{Binding, Kernel};

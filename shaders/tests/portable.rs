@@ -4,7 +4,10 @@
 
 use mils_shaders::{Binding, Kernel, MOST_WORKGROUP_MEMORY};
 use naga::back::{hlsl, msl, spv};
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
+use std::collections::HashSet;
+use std::path::Path;
 
 #[test]
 fn every_variant_translates_to_every_platform() {
@@ -13,18 +16,35 @@ fn every_variant_translates_to_every_platform() {
         let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).unwrap();
         let words = spv::write_vec(&module, &info, &spv::Options::default(), None).unwrap();
         assert!(words.len() > 100, "{kernel:?}");
-        let (text, _) = msl::write_string(
-            &module,
-            &info,
-            &msl::Options { fake_missing_bindings: true, ..msl::Options::default() },
-            &msl::PipelineOptions::default(),
-        )
-        .unwrap();
+        // With the bounds checks that wgpu asks for, in the oldest version of the language.
+        let check = BoundsCheckPolicy::Restrict;
+        let checks = BoundsCheckPolicies { index: check, buffer: check, image_load: check, binding_array: check };
+        let options =
+            msl::Options { fake_missing_bindings: true, bounds_check_policies: checks, ..msl::Options::default() };
+        let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).unwrap();
         assert!(text.contains("kernel"), "{kernel:?}");
-        let mut text = String::new();
-        let options = hlsl::Options { fake_missing_bindings: true, ..hlsl::Options::default() };
-        hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default()).write(&module, &info, None).unwrap();
-        assert!(text.contains("numthreads"), "{kernel:?}");
+        // For FXC, and for the oldest version that DXC takes.
+        for shader_model in [hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0] {
+            let mut text = String::new();
+            let options = hlsl::Options { shader_model, fake_missing_bindings: true, ..hlsl::Options::default() };
+            let pipeline = hlsl::PipelineOptions::default();
+            hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).unwrap();
+            assert!(text.contains("numthreads"), "{kernel:?}");
+        }
+    }
+}
+
+#[test]
+fn every_file_is_in_a_variant_and_every_variant_is_another() {
+    let sources: Vec<String> = Kernel::all().into_iter().map(Kernel::source).collect();
+    assert_eq!(sources.iter().collect::<HashSet<_>>().len(), sources.len(), "variants that are the same");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = [root.to_owned(), root.join("shared")].map(|folder| std::fs::read_dir(folder).unwrap().flatten());
+    let shaders =
+        files.into_iter().flatten().map(|file| file.path()).filter(|p| p.extension() == Some("wgsl".as_ref()));
+    for path in shaders {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(sources.iter().any(|source| source.contains(&text)), "{} is in no variant", path.display());
     }
 }
 
@@ -36,18 +56,20 @@ fn every_variant_stays_within_the_default_limits() {
         assert!(x * y * z <= 256 && x <= 256 && y <= 256 && z <= 64, "{kernel:?}: {x} x {y} x {z}");
         let storage = interface.bindings.iter().filter(|b| **b != Binding::Uniform).count();
         assert!((2..=8).contains(&storage), "{kernel:?}: {storage} storage buffers");
+        let of = |kind| interface.bindings.iter().filter(|b| **b == kind).count();
         assert_eq!(interface.bindings.first(), Some(&Binding::Uniform), "{kernel:?}");
-        assert_eq!(interface.bindings.iter().filter(|b| **b == Binding::ReadWrite).count(), 1, "{kernel:?}");
+        assert_eq!((of(Binding::Uniform), of(Binding::ReadWrite)), (1, 1), "{kernel:?}");
 
         let module = naga::front::wgsl::parse_str(&kernel.source()).unwrap();
         let mut layouter = naga::proc::Layouter::default();
         layouter.update(module.to_ctx()).unwrap();
-        let shared: u32 = module
-            .global_variables
-            .iter()
-            .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup)
-            .map(|(_, v)| layouter[v.ty].size)
-            .sum();
+        let bytes = |space| -> u32 {
+            let of_it = module.global_variables.iter().filter(|(_, v)| v.space == space);
+            of_it.map(|(_, v)| layouter[v.ty].size).sum()
+        };
+        let parameters = bytes(naga::AddressSpace::Uniform);
+        assert!([16, 32].contains(&parameters), "{kernel:?}: {parameters} bytes of parameters");
+        let shared = bytes(naga::AddressSpace::WorkGroup);
         assert!(shared <= MOST_WORKGROUP_MEMORY, "{kernel:?}: {shared} bytes of workgroup memory");
     }
 }

@@ -1,5 +1,5 @@
-//! What several of the tests in tests/ share: the backends under test, where fixtures lie, and the one tolerance table.
-//! Not a library for others.
+//! What several of the tests in tests/ and in mils-gpu share: the backends under test, where fixtures lie, and the one
+//! tolerance table. Not a library for others.
 //!
 //! ```
 //! use mils_tests::tolerance;
@@ -23,6 +23,8 @@ pub mod tolerance {
     /// Least cosine where the image was also resized here: 8-bit resampling may round to the neighbouring value, and
     /// random weights pass that on undamped.
     pub const FILE_COSINE: f32 = 0.9995;
+    /// The same with weights in bf16, which have 8 bits.
+    pub const BF16_COSINE: f32 = 0.995;
     /// The same for trained weights.
     pub const TRAINED_FILE_COSINE: f32 = 0.9999;
     /// Largest difference of a calibrated score, 0 to 1, from the reference.

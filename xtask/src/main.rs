@@ -13,6 +13,7 @@ Examples:
   cargo xtask demo                      set up, build, caption the samples, write a report
   cargo xtask test                      set up and run all tests
   cargo xtask test -p mils-optim        tests of one crate
+  cargo xtask conformance               the encoders against transformers and open_clip
   cargo xtask bench quality --scenes 40 caption quality on held-out scenes, with controls";
 
 /// Tasks of the MILS workspace.
@@ -34,8 +35,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
-    /// Compare the encoders on every backend with embeddings that transformers computed
-    Conformance,
+    /// Compare the encoders on every backend with what transformers and open_clip computed
+    Conformance {
+        /// A checkpoint beside the bundled ones: a folder, or an ID in the hub cache
+        #[arg(long, value_name = "DIR|ID", requires = "reference")]
+        model: Option<String>,
+        /// Its reference, which tests/conformance/make_reference.py computes
+        #[arg(long, value_name = "FILE.json", requires = "model")]
+        reference: Option<PathBuf>,
+    },
     /// Check formatting, lints and documentation
     Lint,
     /// Run a benchmark
@@ -67,10 +75,7 @@ fn main() -> Result<()> {
             }
             cargo(arguments.into_iter().chain(rest.iter().map(String::as_str)))
         }
-        Task::Conformance => {
-            setup::run()?;
-            cargo(["test", "--release", "--locked", "-p", "mils-tests", "--test", "conformance", "--", "--nocapture"])
-        }
+        Task::Conformance { model, reference } => conformance(model, reference),
         Task::Lint => {
             setup::run()?;
             cargo(["fmt", "--all", "--check"])?;
@@ -112,6 +117,22 @@ fn run(process: &mut Process) -> Result<()> {
         bail!("{} {} failed ({status})", Path::new(&name).display(), what.join(" "));
     }
     Ok(())
+}
+
+fn conformance(model: Option<String>, reference: Option<PathBuf>) -> Result<()> {
+    setup::run()?;
+    let tests = ["--test", "conformance", "--test", "precision", "--test", "demo_pack", "--", "--nocapture"];
+    let mut process = cargo_process(["test", "--release", "--locked", "-p", "mils-tests"].into_iter().chain(tests));
+    if let (Some(model), Some(reference)) = (model, reference) {
+        // The tests run in a folder of their own.
+        let absolute = |path: &Path| {
+            std::path::absolute(path).with_context(|| format!("no absolute path of {}", path.display()))
+        };
+        let folder = Path::new(&model);
+        let model = if folder.is_dir() { absolute(folder)?.display().to_string() } else { model };
+        process.env("MILS_CONFORMANCE_MODEL", model).env("MILS_CONFORMANCE_REFERENCE", absolute(&reference)?);
+    }
+    run(&mut process)
 }
 
 fn demo() -> Result<()> {

@@ -13,7 +13,7 @@ use tokenizers::Tokenizer;
 /// What is done to a text before tokenizer.json has it: code of the reference's tokenizer classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cleaning {
-    /// White space squeezed: open_clip.
+    /// White space squeezed and quotes straight: open_clip.
     Spaces,
     /// The same, in lower case.
     SpacesLower,
@@ -33,13 +33,20 @@ impl Cleaning {
             squeeze(&lower.chars().filter(|c| !c.is_ascii_punctuation()).collect::<String>())
         };
         match self {
-            Self::Spaces => squeeze(text),
-            Self::SpacesLower => squeeze(&text.to_lowercase()),
+            Self::Spaces => squeeze(&straight(text)),
+            Self::SpacesLower => squeeze(&straight(text).to_lowercase()),
             Self::Lower => text.to_lowercase(),
             Self::Siglip => bare(text),
-            Self::Canonical => bare(&text.replace('_', " ")),
+            Self::Canonical => bare(&straight(text).replace('_', " ")),
         }
     }
+}
+
+/// Curly quotes as straight ones, which language models write and open_clip's ftfy repairs. (It repairs more: HTML's
+/// entities, ligatures, text decoded wrongly.)
+fn straight(text: &str) -> String {
+    text.replace(['\u{2bc}', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'], "'")
+        .replace(['\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}'], "\"")
 }
 
 /// How texts are brought to the full context.
@@ -212,6 +219,7 @@ mod tests {
         assert_eq!(Cleaning::SpacesLower.apply(text), "a_photo of two cats, on the grass!");
         assert_eq!(Cleaning::Siglip.apply(text), "aphoto of two cats on the grass");
         assert_eq!(Cleaning::Canonical.apply(text), "a photo of two cats on the grass");
+        assert_eq!(Cleaning::Spaces.apply("it’s a “dog”"), "it's a \"dog\"");
         assert_eq!(Cleaning::Siglip.apply("naïve café — 😀"), "naïve café — 😀");
     }
 }

@@ -8,8 +8,8 @@
 //! device, told apart. After all but the last, later calls work again.
 //!
 //! This crate is no general tensor library and no scheduler: it runs the ops of `mils-graph` in f32 on one device, one
-//! run after the other, and falls back to nothing. Weights in 16 bits stay so and are widened by the shaders, which needs
-//! no optional feature of the device.
+//! run after the other, and falls back to nothing. Weights in 16 bits stay so and are widened by the shaders, which
+//! needs no optional feature of the device.
 //!
 //! ```no_run
 //! use mils_gpu::Gpu;

@@ -247,13 +247,9 @@ mod tests {
     use mils_graph::{Activation, Backend, Linear};
     use mils_shaders::{Gemm, Kernel, Stored};
 
-    /// A GPU of which the test may be left out only on request, and loudly.
+    /// The GPU, unless it is to be left out. Not the one that mils-tests opens, which is of this crate without tests.
     fn gpu() -> Option<Gpu> {
-        if std::env::var_os("MILS_TEST_SKIP_GPU").is_some() {
-            eprintln!("MILS_TEST_SKIP_GPU is set: THE GPU BACKEND IS NOT TESTED");
-            return None;
-        }
-        Some(Gpu::open().unwrap())
+        (!mils_tests::skips_gpu()).then(|| Gpu::open().unwrap())
     }
 
     /// A device that allows less than it does.

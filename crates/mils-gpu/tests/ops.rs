@@ -1,28 +1,14 @@
 //! Every op on both backends against its formula: one body, one tolerance.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod plain;
 
 use half::{bf16, f16};
-use mils_cpu::Cpu;
-use mils_gpu::Gpu;
 use mils_graph::{Activation, Attention, Backend, DType, Graph, HostTensor, Linear, ValueId};
+use mils_tests::backends;
 
 /// Largest difference of an element from the formula's, relative to the largest element (or to 1).
 const TOLERANCE: f64 = 2e-5;
-
-/// The backends to test. A GPU is left out only on request, and loudly.
-fn backends() -> Vec<Box<dyn Backend>> {
-    let mut all: Vec<Box<dyn Backend>> = vec![Box::new(Cpu::new())];
-    if std::env::var_os("MILS_TEST_SKIP_GPU").is_some() {
-        eprintln!("MILS_TEST_SKIP_GPU is set: THE GPU BACKEND IS NOT TESTED");
-    } else {
-        let gpu = Gpu::open();
-        let gpu = gpu.unwrap_or_else(|e| panic!("{e}; or set MILS_TEST_SKIP_GPU=1 to leave the GPU untested"));
-        all.push(Box::new(gpu));
-    }
-    all
-}
 
 /// A graph with random inputs and weights.
 struct Case {

@@ -125,7 +125,8 @@ pub trait WeightSet: Send + Sync {
     /// Makes a graph ready to run. Costly; keep the program.
     ///
     /// # Errors
-    /// If a weight is missing, misshapen, or held in 16 bits and read as what must be f32, or the graph does not fit the device.
+    /// If a weight is missing, misshapen, or held in 16 bits and read as what must be f32, or the graph does not fit
+    /// the device.
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Program>, BackendError>;
 }
 

@@ -4,8 +4,8 @@ use crate::{Attention, BackendError, DType, Graph, HostTensor, Op, ValueId};
 
 impl Graph {
     /// Checks a graph before it is compiled: that its outputs are its own, that its weights are held in their shapes,
-    /// and that those held in 16 bits are read only where backends widen them. `held` gives the type and the shape under
-    /// which a backend holds a name.
+    /// and that those held in 16 bits are read only where backends widen them. `held` gives the type and the shape
+    /// under which a backend holds a name.
     ///
     /// # Errors
     /// Names the first output or weight that does not fit.

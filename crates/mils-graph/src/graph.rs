@@ -132,7 +132,8 @@ impl Graph {
         Ok(id)
     }
 
-    /// A weight that the backend holds under `name`, in f32 or in 16 bits; its value is f32. Asked for twice, it is one node.
+    /// A weight that the backend holds under `name`, in f32 or in 16 bits; its value is f32. Asked for twice, it is
+    /// one node.
     ///
     /// # Errors
     /// If a dimension is 0, the tensor is too large, or the name was used with another shape.

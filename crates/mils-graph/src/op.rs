@@ -109,8 +109,8 @@ pub enum Op {
         b: ValueId,
     },
     /// Non-overlapping patches as rows: `[B, C, H, W]` -> `[B, ⌊H/p⌋ · ⌊W/p⌋, C·p·p]`. With a convolution weight
-    /// `[N, C, p, p]` read as `[N, C·p·p]`, [`Op::Linear`] of it is the patch embedding: a convolution of stride p, which
-    /// leaves out what remains of the image at the bottom and at the right.
+    /// `[N, C, p, p]` read as `[N, C·p·p]`, [`Op::Linear`] of it is the patch embedding: a convolution of stride p,
+    /// which leaves out what remains of the image at the bottom and at the right.
     Patchify {
         /// `[B, C, H, W]`
         image: ValueId,

@@ -132,9 +132,8 @@ fn a_checkpoint_that_was_named_agrees_with_its_reference() {
         for precision in [Precision::F32, Precision::F16, Precision::BF16] {
             let mut encoder = ModelFiles::open_with(&folder, precision).unwrap().load(&*backend).unwrap();
             let found = encoder.embed_images(&originals(&reference)).unwrap();
-            let cosine = |(i, theirs): (usize, &Vec<f32>)| -> f32 {
-                found.row(i).iter().zip(theirs).map(|(a, b)| a * b).sum()
-            };
+            let cosine =
+                |(i, theirs): (usize, &Vec<f32>)| -> f32 { found.row(i).iter().zip(theirs).map(|(a, b)| a * b).sum() };
             let least = reference.image_embeds.iter().enumerate().map(cosine).fold(1.0, f32::min);
             eprintln!("{name} {precision:?}: least cosine of {} pictures {least:.6}", reference.image_embeds.len());
             let wanted = if precision == Precision::BF16 { tolerance::BF16_COSINE } else { tolerance::FILE_COSINE };

@@ -125,9 +125,8 @@ fn conformance(model: Option<String>, reference: Option<PathBuf>) -> Result<()> 
     let mut process = cargo_process(["test", "--release", "--locked", "-p", "mils-tests"].into_iter().chain(tests));
     if let (Some(model), Some(reference)) = (model, reference) {
         // The tests run in a folder of their own.
-        let absolute = |path: &Path| {
-            std::path::absolute(path).with_context(|| format!("no absolute path of {}", path.display()))
-        };
+        let absolute =
+            |path: &Path| std::path::absolute(path).with_context(|| format!("no absolute path of {}", path.display()));
         let folder = Path::new(&model);
         let model = if folder.is_dir() { absolute(folder)?.display().to_string() } else { model };
         process.env("MILS_CONFORMANCE_MODEL", model).env("MILS_CONFORMANCE_REFERENCE", absolute(&reference)?);

@@ -67,13 +67,13 @@ fn each<T>(inputs: &[T], embed: &mut dyn FnMut(&[T]) -> Result<Embeddings, Encod
         // These are the fault of an input.
         Err(error @ (EncoderError::Preprocess(_) | EncoderError::Tokenize { .. })) => match inputs {
             [_] => Ok(vec![Err(error.into())]),
-            _ => Ok(inputs
-                .chunks(1)
-                .map(|input| each(input, embed))
-                .collect::<Result<Vec<_>>>()?
-                .into_iter()
-                .flatten()
-                .collect()),
+            _ => {
+                let mut all = Vec::with_capacity(inputs.len());
+                for input in inputs.chunks(1) {
+                    all.extend(each(input, embed)?);
+                }
+                Ok(all)
+            }
         },
         Err(error) => Err(error.into()),
     }

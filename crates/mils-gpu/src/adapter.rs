@@ -409,6 +409,9 @@ mod tests {
 
     #[test]
     fn a_list_and_a_choice_agree_on_this_machine() {
+        if mils_tests::skips_gpu() {
+            return;
+        }
         let adapters = Adapters::list();
         match (adapters.chosen(), open()) {
             (Ok(listed), Ok(opened)) => assert_eq!(listed.full_name(), name(&opened.info)),

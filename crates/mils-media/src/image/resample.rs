@@ -32,7 +32,7 @@ pub(super) fn resize(bytes: &[u8], from: Size, to: Size, algorithm: ResizeAlg) -
         let strips = bytes.chunks(STRIP * from.width * 3).zip(out.chunks_mut(STRIP * wide.width * 3));
         for (source, target) in strips {
             let count = source.len() / (from.width * 3);
-            let made = floats(&mut resizer, &options, floats_of(source), (from.width, count), (to.width, count))?;
+            let made = floats(&mut resizer, &options, &floats_of(source), (from.width, count), (to.width, count))?;
             target.iter_mut().zip(made.iter().flat_map(|p| p.0)).for_each(|(byte, v)| *byte = rounded(v));
         }
         Some(out)
@@ -45,8 +45,8 @@ pub(super) fn resize(bytes: &[u8], from: Size, to: Size, algorithm: ResizeAlg) -
     for left in (0..to.width).step_by(STRIP) {
         let count = STRIP.min(to.width - left);
         let columns = |line: usize| (line * to.width + left) * 3..(line * to.width + left + count) * 3;
-        let source = (0..from.height).flat_map(|y| floats_of(&rows[columns(y)])).collect();
-        let made = floats(&mut resizer, &options, source, (count, from.height), (count, to.height))?;
+        let source: Vec<F32x3> = (0..from.height).flat_map(|y| floats_of(&rows[columns(y)])).collect();
+        let made = floats(&mut resizer, &options, &source, (count, from.height), (count, to.height))?;
         for (y, line) in made.chunks_exact(count).enumerate() {
             out[columns(y)].iter_mut().zip(line.iter().flat_map(|p| p.0)).for_each(|(byte, v)| *byte = rounded(v));
         }
@@ -67,13 +67,13 @@ fn floats_of(bytes: &[u8]) -> Vec<F32x3> {
 fn floats(
     resizer: &mut Resizer,
     options: &ResizeOptions,
-    source: Vec<F32x3>,
+    source: &[F32x3],
     from: (usize, usize),
     to: (usize, usize),
 ) -> Result<Vec<F32x3>, String> {
     use fast_image_resize::images::{TypedImage, TypedImageRef};
     // Sides are at most 2^16: `fits` has seen to it, and what was decoded is not larger than u32.
-    let source = TypedImageRef::new(from.0 as u32, from.1 as u32, &source).map_err(|e| e.to_string())?;
+    let source = TypedImageRef::new(from.0 as u32, from.1 as u32, source).map_err(|e| e.to_string())?;
     let mut target = TypedImage::<F32x3>::new(to.0 as u32, to.1 as u32);
     resizer.resize_typed(&source, &mut target, options).map_err(|e| e.to_string())?;
     Ok(target.pixels().to_vec())

@@ -50,7 +50,7 @@ pub struct EncoderArgs {
 /// Which encoder: of the commands that are about one alone.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// Encoder: a checkpoint folder, a pack (its scorer), or ORG/NAME[@REVISION] in the hub cache
+    /// Encoder: a checkpoint folder, a pack (its scorer), ORG/NAME or ORG/NAME@REVISION in the hub cache
     #[arg(long, value_name = "DIR|ID", value_parser = NonEmptyStringValueParser::new())]
     pub model: String,
 

@@ -3,6 +3,7 @@
 use crate::backend::BackendChoice;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mils_encoder::Precision;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +46,35 @@ pub struct EncoderArgs {
     /// Where the encoder runs; auto takes a GPU if there is a real one (see `mils devices`)
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
     pub backend: BackendChoice,
+
+    /// How its matrices are held: auto is as the checkpoint has them, f16 and bf16 halve the memory of an f32 one.
+    /// Whatever this is, everything is computed in f32
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub dtype: Dtype,
+}
+
+/// What weights are held in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// As they are stored
+    Auto,
+    /// 32 bits
+    F32,
+    /// IEEE half precision
+    F16,
+    /// The upper half of an f32
+    Bf16,
+}
+
+impl From<Dtype> for Precision {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Auto => Self::AsStored,
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::Bf16 => Self::BF16,
+        }
+    }
 }
 
 /// Which encoder: of the commands that are about one alone.

@@ -107,6 +107,7 @@ impl Job<'_> {
             propose: args.propose.map(|n| n as usize),
             temperature: args.temperature,
             seed: args.seed,
+            precision: args.encoder.dtype.into(),
             cancel: Arc::clone(&self.cancel),
             ..Options::default()
         };

@@ -28,7 +28,7 @@ impl Model {
         let mils_models::Model { name, folder } = mils_models::Model::find(&args.model)?;
         progress.say(&format!("reading {name}"));
         // Checked before a device is opened: it is the likelier to be wrong.
-        let files = ModelFiles::open(&folder)?;
+        let files = ModelFiles::open_with(&folder, args.encoder.dtype.into())?;
         if cancel.load(Ordering::SeqCst) {
             return Ok(None);
         }

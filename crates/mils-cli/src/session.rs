@@ -2,7 +2,7 @@
 
 use crate::backend::{BackendChoice, open_backend};
 use anyhow::{Context, Result, bail};
-use mils_encoder::{DualEncoder, Embeddings, Encoder, ModelFiles};
+use mils_encoder::{DualEncoder, Embeddings, Encoder, ModelFiles, Precision};
 use mils_llm::{LlamaGenerator, LlamaOptions};
 use mils_media::RgbImage;
 use mils_models::{LoopSettings, Pack};
@@ -32,6 +32,8 @@ pub struct Options {
     pub seed: u64,
     /// What the generator gets to see; other than true for ablations only.
     pub feedback: Feedback,
+    /// What the encoder's matrices are held in.
+    pub precision: Precision,
     /// Set to end the loading or a generation early.
     pub cancel: Arc<AtomicBool>,
 }
@@ -131,7 +133,7 @@ impl Session {
         let config = config(&pack.settings, options);
         let temperature = options.temperature.unwrap_or(pack.settings.temperature);
         // Checked first: it is quick, and a damaged file should not cost the loading of a large language model.
-        let files = ModelFiles::open(&pack.scorer_path())?;
+        let files = ModelFiles::open_with(&pack.scorer_path(), options.precision)?;
         say("loading the language model");
         let sampling = Sampling {
             top_p: pack.settings.top_p,

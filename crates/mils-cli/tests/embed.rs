@@ -367,3 +367,23 @@ fn pictures_of_many_sizes_keep_their_order() {
         assert!(best.0 == i % 5 && best.1 > 0.9999, "picture {i} is most like {best:?}");
     }
 }
+
+#[test]
+fn weights_are_held_in_the_precision_that_is_asked_for() {
+    let of = |dtype: &[&str]| {
+        let (code, stdout, stderr) =
+            run(embed("demo").args(dtype).args(["--text", "a red car on the left", "--format", "json"]));
+        assert_eq!(code, 0, "{stderr}");
+        row(&rows_of(&stdout)[0])
+    };
+    // The bundled encoder is stored in f16: these are the same numbers.
+    let stored = of(&[]);
+    assert_eq!(of(&["--dtype", "f32"]).len(), stored.len());
+    let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    assert!(cosine(&stored, &of(&["--dtype", "f32"])) > 0.999_999);
+    assert_eq!(of(&["--dtype", "f16"]), stored);
+    let coarse = of(&["--dtype", "bf16"]);
+    assert!(coarse != stored && cosine(&stored, &coarse) > 0.999);
+    let (code, _, stderr) = run(embed("demo").args(["--dtype", "int8", "--text", "x"]));
+    assert!(code == 2 && stderr.contains("bf16"), "{stderr}");
+}

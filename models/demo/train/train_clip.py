@@ -37,43 +37,60 @@ COUNT = SIZE + NOUNS * SIZES
 POSITION = COUNT + NOUNS * COUNTS
 BACKGROUND = POSITION + NOUNS * POSITIONS
 RELATION = BACKGROUND + BACKGROUNDS
-# What the kernel is made of: the facts up to the backgrounds; for a pair, which noun is on which side; and, for some
-# credit before the noun is right, colours by themselves.
-SIDE = RELATION
-LOOSE = SIDE + NOUNS * 4
-FEATURES = LOOSE + COLOURS
+# What the kernel is made of: nouns, their colours and sizes, backgrounds; for a pair, which noun is on which side; and
+# by themselves, whatever the noun: colours and sizes for some credit before the noun is right, numbers and places
+# altogether; and that it is no sentence, or a search would find words in a row that score better than any. (A tower's output has no more dimensions than the tower is wide. What needs many, such as a place for
+# every noun, is what a tower leaves out.)
+SPANS, FEATURES = {}, 0
+for name, count in {
+    "noun": NOUNS, "colour": NOUNS * COLOURS, "size": NOUNS * SIZES, "background": BACKGROUNDS, "side": 4 * NOUNS,
+    "any_colour": COLOURS, "any_size": SIZES, "any_count": COUNTS, "any_position": POSITIONS, "garbled": 1,
+}.items():
+    SPANS[name] = (FEATURES, FEATURES + count)
+    FEATURES += count
 WEIGHTS = {
-    "noun": 1.5, "colour": 1.0, "size": 0.6, "count": 0.9, "position": 0.8, "background": 1.0, "side": 0.45,
-    "loose": 0.2,
+    "noun": 1.5, "colour": 0.9, "size": 0.4, "background": 1.0, "side": 0.45,
+    "any_colour": 0.3, "any_size": 0.2, "any_count": 0.9, "any_position": 0.8,
+    "garbled": 2.0,
 }
 
 
 def feature_weights():
     """The square roots of the weights, so that a dot product of two rows sums the weights of what they share."""
     w = torch.zeros(FEATURES)
-    spans = {
-        "noun": (0, COLOUR), "colour": (COLOUR, SIZE), "size": (SIZE, COUNT), "count": (COUNT, POSITION),
-        "position": (POSITION, BACKGROUND), "background": (BACKGROUND, SIDE), "side": (SIDE, LOOSE),
-        "loose": (LOOSE, FEATURES),
-    }
-    for name, (a, b) in spans.items():
-        w[a:b] = math.sqrt(WEIGHTS[name])
+    for name, (begin, end) in SPANS.items():
+        w[begin:end] = math.sqrt(WEIGHTS[name])
     return w
 
 
 def features(atoms):
     """The features of a caption that states `atoms`."""
-    out = []
+    out = set()
+
+    def add(name, i):
+        out.add(SPANS[name][0] + i)
+
     for a in atoms:
-        if a < RELATION:
-            out.append(a)
-            if COLOUR <= a < SIZE:
-                out.append(LOOSE + (a - COLOUR) % COLOURS)
+        if a < COLOUR:
+            add("noun", a)
+        elif a < SIZE:
+            add("colour", a - COLOUR)
+            add("any_colour", (a - COLOUR) % COLOURS)
+        elif a < COUNT:
+            add("size", a - SIZE)
+            add("any_size", (a - SIZE) % SIZES)
+        elif a < POSITION:
+            add("any_count", (a - COUNT) % COUNTS)
+        elif a < BACKGROUND:
+            add("any_position", (a - POSITION) % POSITIONS)
+        elif a < RELATION:
+            add("background", a - BACKGROUND)
         else:
             kind, pair = divmod(a - RELATION, NOUNS * NOUNS)
             first, second = divmod(pair, NOUNS)
-            out += [SIDE + (2 * kind) * NOUNS + first, SIDE + (2 * kind + 1) * NOUNS + second]
-    return sorted(set(out))
+            add("side", 2 * kind * NOUNS + first)
+            add("side", (2 * kind + 1) * NOUNS + second)
+    return sorted(out)
 
 
 def vectors(rows, weights):
@@ -85,7 +102,8 @@ def vectors(rows, weights):
 
 
 class Data:
-    """Pictures memory-mapped; of every picture, three true full captions, a shortened one, and six changed ones."""
+    """Pictures memory-mapped; of every picture, three true full captions, a shortened one, six changed ones, and up to
+    two of the full ones garbled."""
 
     def __init__(self, folder, size, limit=None):
         folder = pathlib.Path(folder)
@@ -98,6 +116,12 @@ class Data:
     def __len__(self):
         return len(self.meta)
 
+    def garbled(self, i):
+        """(text, features)"""
+        m = self.meta[i]
+        own = features(m["atoms"]) + [SPANS["garbled"][0]]
+        return [(text, own) for text in m["garbled"]]
+
     def captions(self, i):
         """(text, atoms): the canonical caption first, then two more true ones, a shortened one, and the changed."""
         m = self.meta[i]
@@ -107,6 +131,8 @@ class Data:
 
 
 def pad(ids, eos):
+    """Ids in rows of one length; a text that is too long loses its tail, not its end token."""
+    ids = [i if len(i) <= MAX_TOKENS else i[: MAX_TOKENS - 1] + [eos] for i in ids]
     longest = min(MAX_TOKENS, -(-max(len(i) for i in ids) // 4) * 4)
     return torch.tensor([i + [eos] * (longest - len(i)) for i in ids])
 
@@ -140,13 +166,16 @@ def train_text(model, tok, data, args, rng):
         if done >= 1:
             break
         set_rate(opts, args.text_lr * share)
-        # Eight captions of a picture: all three full ones, the short one, and changed ones.
+        # Eight captions of a picture: all three full ones, the short one, the two that say the same words of other
+        # things, and two more: other changed ones, or garbled ones.
         picked = []
         for i in rng.integers(len(data), size=pictures):
             all_of = data.captions(i)
-            picked += [all_of[j] for j in (0, 1, 2, 3, *rng.permutation(range(4, 10))[: each - 4])]
+            stated = [(t, features(a)) for t, a in all_of]
+            rest = stated[6:] + data.garbled(i)
+            picked += stated[:6] + [rest[j] for j in rng.permutation(len(rest))[: each - 6]]
         ids = [e.ids for e in tok.encode_batch([t for t, _ in picked])]
-        v = vectors([features(a) for _, a in picked], weights)
+        v = vectors([f for _, f in picked], weights)
         # Captions of like length go through together, so that little is spent on padding.
         order = np.array(sorted(range(len(ids)), key=lambda k: len(ids[k])))
         with torch.autocast("cpu", torch.bfloat16):
@@ -157,7 +186,7 @@ def train_text(model, tok, data, args, rng):
         error = (similarity - truth) ** 2
         near = error.view(pictures, each, pictures, each).diagonal(dim1=0, dim2=2)
         contrast = soft_contrast(similarity, truth)
-        loss = error.mean() + near.mean() + 0.02 * contrast
+        loss = error.mean() + 2 * near.mean() + 0.05 * contrast
         descend(loss, opts, params)
         total += [error.mean().item(), near.mean().item(), near[:3, :3].mean().item() * 1.5, contrast.item()]
         step += 1
@@ -169,6 +198,35 @@ def train_text(model, tok, data, args, rng):
             )
             total[:] = 0
     print(f"text tower: {step} steps, {time.time() - begin:.0f} s", flush=True)
+
+
+def check_text(model, tok, data):
+    """Prints, by what was changed in the captions that say the same words of other things, how near they are to the
+    true ones: by the tower, by the kernel, and how often farther than another way to say the truth."""
+    model.eval()
+    eos, weights, found = tok.token_to_id(EOS), feature_weights(), {}
+    for i in range(len(data)):
+        captions = data.captions(i)
+        texts, facts = zip(*[captions[k] for k in (0, 1, 4, 5)])
+        sets = [features(a) for a in facts]
+        for text, own in data.garbled(i)[:1]:
+            texts, sets = (*texts, text), [*sets, own]
+        v = vectors(sets, weights)
+        with torch.no_grad():
+            t = embed(model, [e.ids for e in tok.encode_batch(list(texts))], eos)
+        for k in range(2, len(sets)):
+            differ = set(sets[0]) ^ set(sets[k])
+            sorts = {name for name, (begin, end) in SPANS.items() if any(begin <= f < end for f in differ)}
+            name = "+".join(sorted(sorts)) or "nothing"
+            found.setdefault(name, []).append((t[0] @ t[k], v[0] @ v[k], t[0] @ t[k] < t[0] @ t[1], t[0] @ t[1]))
+    for name, rows in sorted(found.items(), key=lambda item: -len(item[1])):
+        m = np.array(rows, dtype=float).mean(0)
+        if len(rows) >= 10:
+            print(
+                f"changed {name}: {len(rows)} captions, cosine {m[0]:.3f}, kernel {m[1]:.3f}, farther than another "
+                f"way to say the truth ({m[3]:.3f}) in {m[2]:.3f}", flush=True,
+            )
+    model.train()
 
 
 def embed_all(model, tok, data):
@@ -229,10 +287,10 @@ class Hints(torch.nn.Module):
 
 
 def scene_targets(atoms):
-    hot = torch.zeros(len(atoms), SIDE)
+    hot = torch.zeros(len(atoms), RELATION)
     for i, row in enumerate(atoms):
-        hot[i, [a for a in row if a < SIDE]] = 1.0
-    parts = hot[:, :COLOUR], hot[:, COLOUR:SIZE], hot[:, BACKGROUND:SIDE]
+        hot[i, [a for a in row if a < RELATION]] = 1.0
+    parts = hot[:, :COLOUR], hot[:, COLOUR:SIZE], hot[:, BACKGROUND:RELATION]
     return [p / p.sum(1, keepdim=True) for p in parts]
 
 
@@ -242,9 +300,10 @@ def normalise(u8):
 
 
 def evaluate(model, data, rows):
-    """Share of pictures whose true caption beats all six changed ones, and the mean cosine with it."""
+    """Share of pictures whose true caption beats all six changed ones, the same for the two that say the same words of
+    other things, and the mean cosine with the true caption."""
     model.eval()
-    wins = total = 0.0
+    wins = bound = total = 0.0
     with torch.no_grad():
         for start in range(0, len(data), 100):
             with torch.autocast("cpu", torch.bfloat16):
@@ -253,9 +312,10 @@ def evaluate(model, data, rows):
             t = torch.from_numpy(rows[start : start + 100]).float()
             s = (t @ v[:, :, None])[..., 0]
             wins += (s[:, :1] > s[:, 1:]).all(1).sum().item()
+            bound += (s[:, :1] > s[:, 1:3]).all(1).sum().item()
             total += s[:, 0].sum().item()
     model.train()
-    return f"wins {wins / len(data):.3f} cosine {total / len(data):.3f}"
+    return f"wins {wins / len(data):.3f} bound {bound / len(data):.3f} cosine {total / len(data):.3f}"
 
 
 def train_image(model, hints, data, rows, val, val_rows, args, rng, checkpoint):
@@ -310,11 +370,11 @@ def build(tok, args):
     eos = tok.token_to_id(EOS)
     model = CLIPModel(CLIPConfig(
         vision_config=dict(
-            hidden_size=args.width, intermediate_size=4 * args.width, num_hidden_layers=args.layers,
+            hidden_size=args.width, intermediate_size=args.expand * args.width, num_hidden_layers=args.layers,
             num_attention_heads=args.width // 32, image_size=args.size, patch_size=args.patch, hidden_act="quick_gelu",
         ),
         text_config=dict(
-            hidden_size=args.text_width, intermediate_size=4 * args.text_width, num_hidden_layers=args.text_layers,
+            hidden_size=args.text_width, intermediate_size=args.text_expand * args.text_width, num_hidden_layers=args.text_layers,
             num_attention_heads=args.text_width // 32, vocab_size=tok.get_vocab_size(),
             max_position_embeddings=MAX_TOKENS, hidden_act="quick_gelu",
             bos_token_id=tok.token_to_id(BOS), eos_token_id=eos, pad_token_id=eos,
@@ -347,20 +407,22 @@ def main():
     ap.add_argument("--val", required=True, help="a second, smaller such folder with another seed")
     ap.add_argument("--out", required=True)
     ap.add_argument("--minutes", type=float, default=25, help="wall-clock budget of the image tower")
-    ap.add_argument("--text-minutes", type=float, default=20, help="and of the text tower")
+    ap.add_argument("--text-minutes", type=float, help="and of the text tower: 25, or none with --init")
     ap.add_argument("--steps", type=int, default=0, help="a step budget instead of --minutes: reproducible")
     ap.add_argument("--text-steps", type=int, default=0, help="a step budget instead of --text-minutes")
     ap.add_argument("--batch", type=int, default=128)
     ap.add_argument("--size", type=int, default=144)
     ap.add_argument("--patch", type=int, default=24)
-    ap.add_argument("--width", type=int, default=192)
-    ap.add_argument("--layers", type=int, default=5)
-    ap.add_argument("--text-width", type=int, default=160)
+    ap.add_argument("--width", type=int, default=256)
+    ap.add_argument("--layers", type=int, default=4)
+    ap.add_argument("--expand", type=int, default=3, help="width of an MLP over the width of its layer")
+    ap.add_argument("--text-width", type=int, default=256)
     ap.add_argument("--text-layers", type=int, default=3)
-    ap.add_argument("--projection", type=int, default=384)
+    ap.add_argument("--text-expand", type=int, default=2)
+    ap.add_argument("--projection", type=int, default=256)
     ap.add_argument("--lr", type=float, default=1.5e-3)
     ap.add_argument("--text-lr", type=float, default=2e-3)
-    ap.add_argument("--init", help="train the image tower of this checkpoint further, on its locked text tower")
+    ap.add_argument("--init", help="train this checkpoint further")
     ap.add_argument("--pictures", type=int, default=0, help="use only so many of the training pictures")
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--threads", type=int, default=1)
@@ -384,8 +446,12 @@ def main():
         f"{len(data)} pictures, {tok.get_vocab_size()} tokens, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters", flush=True,
     )
-    if not args.init:
+    if args.text_minutes is None:
+        args.text_minutes = 0 if args.init else 25
+    if args.text_minutes or args.text_steps:
         train_text(model, tok, data, args, rng)
+        save(model, tok, args)
+        check_text(model, tok, val)
     begin = time.time()
     rows, val_rows = embed_all(model, tok, data), embed_all(model, tok, val)
     print(f"captions embedded, {time.time() - begin:.0f} s", flush=True)

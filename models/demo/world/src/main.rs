@@ -171,6 +171,27 @@ fn shortened(mut facts: Facts, rng: &mut ChaCha8Rng) -> Facts {
     facts
 }
 
+/// Something that a language model may say and nobody would: a caption with a word too many or too few, or with the end
+/// of another one. None where every attempt came out as a sentence of the grammar.
+fn garbled(caption: &str, other: &str, rng: &mut ChaCha8Rng) -> Option<String> {
+    use rand::RngExt;
+    let (words, others) = (caption.split(' ').collect::<Vec<_>>(), other.split(' ').collect::<Vec<_>>());
+    (0..20).find_map(|_| {
+        let at = rng.random_range(1..words.len());
+        let from = rng.random_range(0..others.len());
+        let (mut begin, end) = (words[..at].to_vec(), &words[at..]);
+        match rng.random_range(0..6) {
+            0 => begin.extend([words[at - 1]].iter().chain(end)),
+            1 => begin.extend(&end[1..]),
+            2 => begin.extend([others[from]].iter().chain(&end[1..])),
+            3 => begin.extend(&others[from..]),
+            4 => begin.extend(end.iter().chain(&others[from..])),
+            _ => {}
+        }
+        Some(begin.join(" ")).filter(|text| grammar::parse(text).is_none())
+    })
+}
+
 fn train_image(scene: &Scene, size: u32) -> Result<(Vec<u8>, serde_json::Value)> {
     use rand::RngExt;
     let picture = render::render(scene);
@@ -186,15 +207,18 @@ fn train_image(scene: &Scene, size: u32) -> Result<(Vec<u8>, serde_json::Value)>
     let short = described(&shortened(scene.facts, &mut rng), &mut rng);
     let negatives: Vec<_> = (0..6)
         .map(|i| {
-            let mut facts = scene.facts;
-            // Half of them one change away: those are the hardest to tell apart.
-            for _ in 0..if i % 2 == 0 { 1 } else { rng.random_range(2..=3) } {
-                facts = sample::perturb(&facts, &mut rng);
-            }
+            // Two say the same words of other things, two are one change away, and two are further off.
+            let changes = if i < 4 { 1 } else { rng.random_range(2..=3) };
+            let confused = if i < 2 { sample::confuse(&scene.facts, &mut rng) } else { scene.facts };
+            let left = changes - usize::from(confused != scene.facts);
+            let facts = (0..left).fold(confused, |facts, _| sample::perturb(&facts, &mut rng));
             described(&facts, &mut rng)
         })
         .collect();
+    let texts = || [&full.0, &again.0].into_iter().zip([&negatives[2].0, &negatives[3].0]);
+    let garbles: Vec<_> = texts().filter_map(|(own, other)| garbled(own, other, &mut rng)).collect();
     let meta = json!({
+        "garbled": garbles,
         "caption": grammar::canonical(&scene.facts),
         "atoms": scene.facts.atoms(),
         "captions": [full.0, again.0, short.0],

@@ -114,6 +114,49 @@ pub fn perturb(facts: &Facts, rng: &mut impl Rng) -> Facts {
     *facts
 }
 
+/// Changes how things go together and not what is there, staying in the part of the world that training sees: what a
+/// scorer that hears captions as bags of words does not notice. Of one kind, its place, size or number; of several
+/// things, which of them has which colour, size or place. Returns the facts as they were where nothing can change so.
+pub fn confuse(facts: &Facts, rng: &mut impl Rng) -> Facts {
+    for _ in 0..100 {
+        let changed = Facts { content: confuse_once(facts.content, rng), ..*facts };
+        if changed != *facts && changed.split() == Split::Train {
+            return changed;
+        }
+    }
+    *facts
+}
+
+fn confuse_once(content: Content, rng: &mut impl Rng) -> Content {
+    match content {
+        Content::One { noun, colour, count, size, position } => {
+            let mut out = (count, size, position);
+            match rng.random_range(0..4) {
+                0 => out.0 = rng.random_range(1..=3),
+                1 => out.1 = size.map(|s| 1 - s),
+                _ => out.2 = position.map(|_| rng.random_range(0..5)),
+            }
+            Content::One { noun, colour, count: out.0, size: out.1, position: out.2 }
+        }
+        Content::Two { mut a, mut relation, mut b } => {
+            match rng.random_range(0..6) {
+                0..3 => std::mem::swap(&mut a.colour, &mut b.colour),
+                3 => std::mem::swap(&mut a.size, &mut b.size),
+                4 => std::mem::swap(&mut a, &mut b),
+                _ => relation = if relation == Relation::Above { Relation::LeftOf } else { Relation::Above },
+            }
+            Content::Two { a, relation, b }
+        }
+        Content::Three(mut objects) => {
+            let i = rng.random_range(0..3_usize);
+            let j = (i + rng.random_range(1..3_usize)) % 3;
+            let colours = (objects[i].1, objects[j].1);
+            (objects[j].1, objects[i].1) = colours;
+            Content::Three(objects)
+        }
+    }
+}
+
 /// Changes one thing, in any split; now and then what comes out is what went in.
 pub fn change(mut facts: Facts, rng: &mut impl Rng) -> Facts {
     if rng.random_bool(0.15) {

@@ -21,8 +21,8 @@ const MOST_STEPS: usize = 7;
 /// Examples of one run.
 const PER_RUN: usize = 3;
 
-/// What a scorer hears in a caption: (number, sort), sorted. The sorts and their weights are those of the kernel that
-/// the demo's encoder is trained on (train/train_clip.py).
+/// What a scorer hears in a caption: (number, sort), sorted. The sorts and their weights are much like those of the
+/// kernel that the demo's encoder is trained on (train/train_clip.py), where numbers and places are not by noun.
 fn features(facts: &Facts) -> Vec<(u16, u8)> {
     const LOOSE: u16 = 6000;
     const SIDE: u16 = 7000;

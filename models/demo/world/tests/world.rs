@@ -58,6 +58,16 @@ proptest! {
         let train = sample::scene(Split::Train, &mut rng).facts;
         prop_assert_eq!(train.split(), Split::Train);
         prop_assert_eq!(sample::perturb(&train, &mut rng).split(), Split::Train);
+        let confused = sample::confuse(&train, &mut rng);
+        prop_assert_eq!(confused.split(), Split::Train);
+        prop_assert_eq!((confused.nouns().len(), confused.background), (train.nouns().len(), train.background));
+        let words = |facts: &mils_demo_world::Facts| {
+            let (mut nouns, mut colours): (Vec<u8>, Vec<u8>) = facts.coloured().into_iter().unzip();
+            nouns.sort_unstable();
+            colours.sort_unstable();
+            (nouns, colours)
+        };
+        prop_assert_eq!(words(&confused), words(&train), "the same nouns and colours");
         prop_assert_eq!(sample::scene(Split::HeldOut, &mut rng).facts.split(), Split::HeldOut);
     }
 }

@@ -3,7 +3,7 @@ them.
 
 Run with the packages of requirements.txt; the results are committed, and no test needs Python. README.md says what each
 folder is, and check_fixtures.py loads them all anew. `--demo-pack` makes only what belongs to the bundled models, with
-the packages of models/demo/train/requirements.txt and pillow==13.0.0: run it after they were trained again. Names of
+the packages of models/demo/train/requirements.txt and pillow==12.1.1: run it after they were trained again. Names of
 families (clip, siglip, open_clip) make only theirs. Every random checkpoint is odd on purpose: head dims 24, 40, 64, 72
 and 80, widths not divisible by 64, every activation and pooling rule, 1 to 729 image tokens, f32, f16 and bf16 at rest,
 one file and shards.

@@ -1,4 +1,5 @@
-//! Resizing as Pillow does it: one axis after the other, and after each of them whole numbers from 0 to 255.
+//! Resizing as Pillow does it: columns first, then rows, and after each of them whole numbers from 0 to 255. (From
+//! Pillow 13 on some pictures go through rows first, which moves pixels by one step.)
 //!
 //! The weights are `fast_image_resize`'s, which are Pillow's, in f32: its own path for bytes rounds them to 16 bits and
 //! now and then is two steps off. Pillow's weights have 22 bits after the point.

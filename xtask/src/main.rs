@@ -38,9 +38,10 @@ enum Task {
     /// Compare the encoders on every backend with what transformers and open_clip computed
     Conformance {
         /// A checkpoint beside the bundled ones: a folder, or an ID in the hub cache
-        #[arg(long, value_name = "DIR|ID", requires = "reference")]
+        #[arg(long, value_name = "DIR|ID")]
         model: Option<String>,
-        /// Its reference, which tests/conformance/make_reference.py computes
+        /// Its reference, which tests/conformance/make_reference.py computes [default: the one of its name in
+        /// tests/conformance/models]
         #[arg(long, value_name = "FILE.json", requires = "model")]
         reference: Option<PathBuf>,
     },
@@ -120,10 +121,18 @@ fn run(process: &mut Process) -> Result<()> {
 }
 
 fn conformance(model: Option<String>, reference: Option<PathBuf>) -> Result<()> {
-    setup::run()?;
     let tests = ["--test", "conformance", "--test", "precision", "--test", "demo_pack", "--", "--nocapture"];
     let mut process = cargo_process(["test", "--release", "--locked", "-p", "mils-tests"].into_iter().chain(tests));
-    if let (Some(model), Some(reference)) = (model, reference) {
+    if let Some(model) = model {
+        let shipped = || root().join("tests/conformance/models").join(format!("{}.json", model.replace('/', "--")));
+        let reference = reference.unwrap_or_else(shipped);
+        if !reference.is_file() {
+            bail!(
+                "there is no reference of {model} at {}; compute one with `python tests/conformance/make_reference.py \
+                 FOLDER OUT.json` and name it with --reference",
+                reference.display()
+            );
+        }
         // The tests run in a folder of their own.
         let absolute =
             |path: &Path| std::path::absolute(path).with_context(|| format!("no absolute path of {}", path.display()));
@@ -131,6 +140,7 @@ fn conformance(model: Option<String>, reference: Option<PathBuf>) -> Result<()> 
         let model = if folder.is_dir() { absolute(folder)?.display().to_string() } else { model };
         process.env("MILS_CONFORMANCE_MODEL", model).env("MILS_CONFORMANCE_REFERENCE", absolute(&reference)?);
     }
+    setup::run()?;
     run(&mut process)
 }
 

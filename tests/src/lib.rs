@@ -66,13 +66,18 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance")
 }
 
+/// Cosine of two vectors of length 1.
+pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
 /// Holds an embedding against its reference; both have length 1.
 ///
 /// # Panics
 /// If they differ by more than the tolerance.
 pub fn compare(what: &str, ours: &[f32], theirs: &[f32]) {
     assert_eq!(ours.len(), theirs.len(), "{what}");
-    let cosine: f32 = ours.iter().zip(theirs).map(|(a, b)| a * b).sum();
+    let cosine = cosine(ours, theirs);
     let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(
         cosine >= tolerance::COSINE && worst <= tolerance::ELEMENT,

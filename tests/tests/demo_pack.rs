@@ -3,7 +3,7 @@
 
 use mils_encoder::{DualEncoder, ModelFiles};
 use mils_models::Pack;
-use mils_tests::{backends, compare, fixtures, tolerance};
+use mils_tests::{backends, compare, cosine, fixtures, tolerance};
 use std::path::Path;
 
 #[derive(serde::Deserialize)]
@@ -35,7 +35,7 @@ fn the_bundled_clip_scores_as_transformers_does() {
         let pictures = clip.embed_images(&images).unwrap();
         for (i, theirs) in reference.image_embeds.iter().enumerate() {
             let name = &reference.samples[i];
-            let cosine: f32 = pictures.row(i).iter().zip(theirs).map(|(a, b)| a * b).sum();
+            let cosine = cosine(pictures.row(i), theirs);
             assert!(cosine >= tolerance::FILE_COSINE, "{} {name}: cosine {cosine}", backend.name());
             for (j, score) in reference.cosines[i].iter().enumerate() {
                 let ours = pictures.dot(i, &texts, j);

@@ -82,8 +82,11 @@ impl ModelFiles {
         let tokenizer = TextTokenizer::open(folder, &arch.text, cleaning)?;
         let checkpoint = Checkpoint::open(folder, file)?;
         let custom = checkpoint.shape("text.positional_embedding").is_some();
-        let wanted: Vec<(Tensor, Source)> =
-            tensors(&arch).into_iter().map(|tensor| (tensor.clone(), names.source(&arch, &tensor, custom))).collect();
+        let located = |tensor: Tensor| {
+            let source = names.source(&arch, &tensor, custom);
+            (tensor, source)
+        };
+        let wanted: Vec<(Tensor, Source)> = tensors(&arch).into_iter().map(located).collect();
         let mut also = vec!["logit_scale"];
         also.extend((arch.calibration == Calibration::Sigmoid).then_some("logit_bias"));
         let mut weights = checkpoint.read(&wanted, &also, precision)?;

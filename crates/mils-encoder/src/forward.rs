@@ -39,9 +39,11 @@ impl Builder {
 
     /// A linear layer without activation.
     fn project(&mut self, name: &str, x: ValueId, out: usize, bias: bool) -> Built {
+        if bias {
+            return self.linear(name, x, out, Activation::None, None);
+        }
         let weight = self.g.weight(&format!("{name}.weight"), &[out, self.g.node(x).width()])?;
-        let bias = if bias { Some(self.g.weight(&format!("{name}.bias"), &[out])?) } else { None };
-        self.g.linear(Linear { x, weight, bias, activation: Activation::None, residual: None })
+        self.g.linear(Linear { x, weight, bias: None, activation: Activation::None, residual: None })
     }
 
     fn linear(

@@ -30,14 +30,12 @@ pub(crate) fn describe(folder: &Path, path: &Path) -> Result<Description, Encode
     let fail = |problem: String| EncoderError::file(path, problem);
     let json = read_json(path)?;
     let family = family(&json).map_err(fail)?;
-    let mut arch = match family {
-        Family::Clip => clip(&json),
-        Family::Siglip => siglip(&json, false),
-        Family::Naflex => siglip(&json, true),
-    }
-    .map_err(fail)?;
-    let kind = if family == Family::Clip { processor::Kind::Clip } else { processor::Kind::Siglip };
-    let kind = if family == Family::Naflex { processor::Kind::Naflex { patch: arch.image.patch } } else { kind };
+    let mut arch = architecture(&json, family).map_err(fail)?;
+    let kind = match family {
+        Family::Clip => processor::Kind::Clip,
+        Family::Siglip => processor::Kind::Siglip,
+        Family::Naflex => processor::Kind::Naflex { patch: arch.image.patch },
+    };
     let (processor_path, preprocess) = processor::read(folder, kind)?;
     if let (ImageSize::Flexible { most_patches, .. }, Some(Resize::Patches { patch, most })) =
         (&mut arch.image.size, preprocess.resize)
@@ -77,6 +75,14 @@ fn family(json: &Value) -> Result<Family, String> {
         Some("siglip") => Ok(Family::Siglip),
         Some("siglip2") => Ok(Family::Naflex),
         Some(other) => Err(format!("model_type is `{other}`; this version reads `clip`, `siglip` and `siglip2`")),
+    }
+}
+
+fn architecture(json: &Value, family: Family) -> Result<Architecture, String> {
+    match family {
+        Family::Clip => clip(json),
+        Family::Siglip => siglip(json, false),
+        Family::Naflex => siglip(json, true),
     }
 }
 
@@ -248,11 +254,7 @@ mod tests {
     use serde_json::json;
 
     fn read(json: &Value) -> Result<Architecture, String> {
-        let arch = match family(json)? {
-            Family::Clip => clip(json)?,
-            Family::Siglip => siglip(json, false)?,
-            Family::Naflex => siglip(json, true)?,
-        };
+        let arch = architecture(json, family(json)?)?;
         arch.check().map(|()| arch)
     }
 

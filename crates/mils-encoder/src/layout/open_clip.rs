@@ -5,7 +5,7 @@
 //! `eva.py` and `attention_pool.py` of timm.
 
 use super::fields::{Fields, as_float, read_json};
-use super::processor::{nonzero, triple};
+use super::processor::{CLIP_MEAN, CLIP_STD, nonzero, triple};
 use super::{Description, Names, check_size};
 use crate::EncoderError;
 use crate::arch::{
@@ -22,21 +22,9 @@ use std::path::Path;
 /// The file of the weights.
 pub(crate) const WEIGHTS: &str = "open_clip_model.safetensors";
 
-/// Settings of towers that change what is computed and are not built here.
-const VISION_REFUSED: [&str; 8] = [
+/// Settings of either tower that change what is computed and are not built here.
+const REFUSED: [&str; 8] = [
     "ls_init_value",
-    "attentional_pool",
-    "block_type",
-    "qk_norm",
-    "scaled_cosine_attn",
-    "scale_heads",
-    "scale_attn_inner",
-    "scale_attn",
-];
-const TEXT_REFUSED: [&str; 10] = [
-    "ls_init_value",
-    "embed_cls",
-    "hf_model_name",
     "block_type",
     "qk_norm",
     "scaled_cosine_attn",
@@ -92,7 +80,7 @@ fn architecture(model: &Value, image: impl FnOnce(bool) -> Result<ImageTower, St
     let dim = top.count("embed_dim", 0)?;
     let quick = top.switch("quick_gelu", false)?;
     let text = Fields::section(model, "text_cfg", "text_cfg: ")?;
-    for name in TEXT_REFUSED {
+    for name in REFUSED.into_iter().chain(["embed_cls", "hf_model_name"]) {
         text.refuse(name)?;
     }
     let bias = top.map.get("init_logit_bias").is_some_and(|v| !v.is_null());
@@ -145,10 +133,9 @@ fn blocks(fields: &Fields, width: usize, heads: usize, quick: bool) -> Result<Bl
 
 /// open_clip's `VisionTransformer`.
 fn own_vision(vision: &Fields, quick: bool) -> Result<ImageTower, String> {
-    for name in VISION_REFUSED {
+    for name in REFUSED.into_iter().chain(["attentional_pool"]) {
         vision.refuse(name)?;
     }
-    vision.refuse("scale_fc")?;
     if vision.map.get("layers").is_some_and(Value::is_array) {
         return Err(vision.problem("layers is a list: a ResNet; only vision transformers are supported"));
     }
@@ -271,9 +258,8 @@ fn preprocess(json: &Value, arch: &Architecture) -> Result<Preprocess, String> {
     let ImageSize::Fixed { height, width } = arch.image.size else { return Err("has no image size".into()) };
     let side = |n: usize| u32::try_from(n).map_err(|e| e.to_string());
     let (height, width) = (side(height)?, side(width)?);
-    let mean = fields.get("mean", [0.481_454_66, 0.457_827_5, 0.408_210_73], "three numbers", triple)?;
-    let std = [0.268_629_54, 0.261_302_6, 0.275_777_1];
-    let std = fields.get("std", std, "three numbers, none of them 0", nonzero)?;
+    let mean = fields.get("mean", CLIP_MEAN, "three numbers", triple)?;
+    let std = fields.get("std", CLIP_STD, "three numbers, none of them 0", nonzero)?;
     let resample = match fields.text("interpolation", "bicubic")?.as_str() {
         "bilinear" => Resample::Bilinear,
         "bicubic" | "random" => Resample::Bicubic,

@@ -10,6 +10,10 @@ use mils_media::{Crop, CropRounding, Preprocess, Resample, Resize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
+/// Mean and deviation of the channels that CLIP was trained with.
+pub(crate) const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+pub(crate) const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+
 /// Whose defaults a file is read with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -40,7 +44,7 @@ fn preprocess(json: &Value, kind: Kind) -> Result<Preprocess, String> {
     let fields = Fields::whole(json)?;
     let half = [0.5; 3];
     let (mean, std) = match kind {
-        Kind::Clip => ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]),
+        Kind::Clip => (CLIP_MEAN, CLIP_STD),
         _ => (half, half),
     };
     let mean = fields.get("image_mean", mean, "three numbers", triple)?;

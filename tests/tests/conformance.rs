@@ -2,9 +2,9 @@
 //! checkpoint that there is. Single ops are compared with their formulas in mils-gpu's tests.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use mils_encoder::{DualEncoder, Encoder, ImageSize, ModelFiles, Precision};
+use mils_encoder::{DualEncoder, Embeddings, Encoder, ImageSize, ModelFiles, Precision};
 use mils_media::{Preprocess, RgbImage};
-use mils_tests::{backends, compare, fixtures, tolerance};
+use mils_tests::{backends, compare, cosine, fixtures, tolerance};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -68,17 +68,17 @@ fn texts_and_pictures_get_the_embeddings_of_the_references() {
         for (folder, reference) in checkpoints() {
             let name = format!("{} {}", backend.name(), folder.file_name().unwrap().display());
             let mut model = ModelFiles::open(&folder).unwrap().load(&*backend).unwrap();
-            texts(&name, &mut model, &reference);
+            let embedded_texts = texts(&name, &mut model, &reference);
             // What Pillow resized and cropped has the model's size already: here every difference is the model's.
             let pictures = resized(&folder, &reference);
             let embedded = model.embed_images(&pictures).unwrap();
             for (i, theirs) in reference.image_embeds.iter().enumerate() {
                 compare(&format!("{name} image {i}"), embedded.row(i), theirs);
             }
-            scores(&name, &mut model, &reference, &pictures);
+            scores(&name, &model, &reference, &embedded, &embedded_texts);
             let files = model.embed_images(&originals(&reference)).unwrap();
             for (i, theirs) in reference.image_embeds.iter().enumerate() {
-                let cosine: f32 = files.row(i).iter().zip(theirs).map(|(a, b)| a * b).sum();
+                let cosine = cosine(files.row(i), theirs);
                 assert!(cosine >= tolerance::FILE_COSINE, "{name} file {i}: cosine {cosine}");
             }
             eprintln!("{name}: {} texts and {} images agree", reference.texts.len(), pictures.len());
@@ -86,7 +86,8 @@ fn texts_and_pictures_get_the_embeddings_of_the_references() {
     }
 }
 
-fn texts(name: &str, model: &mut Encoder, reference: &Reference) {
+/// Gives the embeddings.
+fn texts(name: &str, model: &mut Encoder, reference: &Reference) -> Embeddings {
     for (i, text) in reference.texts.iter().enumerate() {
         if let Some(ids) = &reference.token_ids {
             assert_eq!(model.tokenize(text).unwrap(), ids[i], "{name}: {text:?}");
@@ -99,15 +100,14 @@ fn texts(name: &str, model: &mut Encoder, reference: &Reference) {
     for (i, theirs) in reference.text_embeds.iter().enumerate() {
         compare(&format!("{name} text {i}"), embedded.row(i), theirs);
     }
+    embedded
 }
 
-fn scores(name: &str, model: &mut Encoder, reference: &Reference, pictures: &[RgbImage]) {
+fn scores(name: &str, model: &Encoder, reference: &Reference, images: &Embeddings, texts: &Embeddings) {
     assert!((model.logit_scale() - reference.logit_scale).abs() < reference.logit_scale * 1e-3, "{name}");
     assert!((model.logit_bias() - reference.logit_bias.unwrap_or(0.0)).abs() < 1e-2, "{name}");
-    let texts = model.embed_texts(&reference.texts).unwrap();
-    let images = model.embed_images(pictures).unwrap();
     for (i, theirs) in reference.scores.iter().enumerate() {
-        let cosines: Vec<f32> = (0..texts.len()).map(|j| images.dot(i, &texts, j)).collect();
+        let cosines: Vec<f32> = (0..texts.len()).map(|j| images.dot(i, texts, j)).collect();
         for (ours, theirs) in model.scores(&cosines).iter().zip(theirs) {
             assert!((ours - theirs).abs() <= tolerance::SCORE, "{name} image {i}: {ours} {theirs}");
         }
@@ -132,9 +132,8 @@ fn a_checkpoint_that_was_named_agrees_with_its_reference() {
         for precision in [Precision::F32, Precision::F16, Precision::BF16] {
             let mut encoder = ModelFiles::open_with(&folder, precision).unwrap().load(&*backend).unwrap();
             let found = encoder.embed_images(&originals(&reference)).unwrap();
-            let cosine =
-                |(i, theirs): (usize, &Vec<f32>)| -> f32 { found.row(i).iter().zip(theirs).map(|(a, b)| a * b).sum() };
-            let least = reference.image_embeds.iter().enumerate().map(cosine).fold(1.0, f32::min);
+            let all = reference.image_embeds.iter().enumerate().map(|(i, theirs)| cosine(found.row(i), theirs));
+            let least = all.fold(1.0, f32::min);
             eprintln!("{name} {precision:?}: least cosine of {} pictures {least:.6}", reference.image_embeds.len());
             let wanted = if precision == Precision::BF16 { tolerance::BF16_COSINE } else { tolerance::FILE_COSINE };
             assert!(least >= wanted, "{name} {precision:?}: cosine {least}");

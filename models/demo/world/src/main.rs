@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
-use mils_demo_world::{Facts, Scene, Split, facts, grammar, render, sample, search, simulate};
+use mils_demo_world::{Facts, Scene, Split, facts, grammar, icons, render, sample, search, simulate};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -171,12 +171,35 @@ fn shortened(mut facts: Facts, rng: &mut ChaCha8Rng) -> Facts {
     facts
 }
 
-/// Something that a language model may say and nobody would: a caption with a word too many or too few, or with the end
-/// of another one. None where every attempt came out as a sentence of the grammar.
+/// The caption with one of its nouns in the wrong number: "a small orange tulips".
+fn disagreeing(words: &[&str], rng: &mut ChaCha8Rng) -> Option<String> {
+    use rand::RngExt;
+    let (singular, plural) = (icons::nouns(), icons::plurals());
+    let other = |word: &str| {
+        let find = |names: &[&str]| names.iter().position(|n| *n == word);
+        find(singular).map(|i| plural[i]).or_else(|| find(plural).map(|i| singular[i]))
+    };
+    let changed = |word: &str| match word.strip_suffix(',') {
+        Some(bare) => other(bare).map(|w| format!("{w},")),
+        None => other(word).map(String::from),
+    };
+    let nouns: Vec<(usize, String)> =
+        words.iter().enumerate().filter_map(|(i, w)| changed(w).map(|new| (i, new))).collect();
+    let (at, new) = nouns.get(rng.random_range(0..nouns.len().max(1)))?;
+    let mut words = words.to_vec();
+    words[*at] = new;
+    Some(words.join(" "))
+}
+
+/// Something that a language model may say and nobody would: a caption with a word too many or too few, with the end of
+/// another one, or with a noun in the wrong number. None where every attempt came out as a sentence of the grammar.
 fn garbled(caption: &str, other: &str, rng: &mut ChaCha8Rng) -> Option<String> {
     use rand::RngExt;
     let (words, others) = (caption.split(' ').collect::<Vec<_>>(), other.split(' ').collect::<Vec<_>>());
     (0..20).find_map(|_| {
+        if rng.random_bool(0.3) {
+            return disagreeing(&words, rng).filter(|text| grammar::parse(text).is_none());
+        }
         let at = rng.random_range(1..words.len());
         let from = rng.random_range(0..others.len());
         let (mut begin, end) = (words[..at].to_vec(), &words[at..]);

@@ -2,9 +2,12 @@
 
 use mils_graph::Activation;
 
+/// Partial results side by side, so that they fill vectors of any width.
+const LANES: usize = 16;
+
 /// `e^x` to about 1 ulp, without a library call: range reduction by ln 2 (Cody and Waite, two constants) and a
 /// polynomial of degree 6. Below -87.3 it is 0 and above 88.3 infinite, a little before f32 ends; NaN stays NaN.
-#[inline]
+#[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HI: f32 = 0.693_359_4;
@@ -37,7 +40,7 @@ pub fn exp(x: f32) -> f32 {
 }
 
 /// The error function, absolute error below 5e-7 (Abramowitz and Stegun, formula 7.1.26).
-#[inline]
+#[inline(always)]
 pub fn erf(x: f32) -> f32 {
     let a = x.abs();
     let t = 1.0 / (1.0 + 0.327_591_1 * a);
@@ -46,7 +49,7 @@ pub fn erf(x: f32) -> f32 {
 }
 
 /// One activation of one number; see [`Activation`] for the formulas.
-#[inline]
+#[inline(always)]
 pub fn activate(activation: Activation, x: f32) -> f32 {
     match activation {
         Activation::None => x,
@@ -58,6 +61,49 @@ pub fn activate(activation: Activation, x: f32) -> f32 {
             x / (1.0 + exp(-2.0 * z))
         }
     }
+}
+
+/// In place; the branch is outside the loop so that each loop vectorises.
+#[inline(always)]
+pub(crate) fn activate_row(row: &mut [f32], activation: Activation) {
+    match activation {
+        Activation::None => {}
+        Activation::QuickGelu => row.iter_mut().for_each(|v| *v = activate(Activation::QuickGelu, *v)),
+        Activation::Gelu => row.iter_mut().for_each(|v| *v = activate(Activation::Gelu, *v)),
+        Activation::GeluTanh => row.iter_mut().for_each(|v| *v = activate(Activation::GeluTanh, *v)),
+    }
+}
+
+/// The largest element; NaN where there is one.
+#[inline(always)]
+pub(crate) fn max(row: &[f32]) -> f32 {
+    let (lanes, rest) = row.as_chunks::<LANES>();
+    let mut most = [f32::NEG_INFINITY; LANES];
+    // Not `f32::max`, which would drop a NaN.
+    let larger = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
+    for lane in lanes {
+        most.iter_mut().zip(lane).for_each(|(most, &v)| *most = larger(*most, v));
+    }
+    most.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, larger)
+}
+
+/// The sum over a row of what `f` makes of its elements, in f64. Sixteen sums side by side: the compiler may not
+/// reorder one.
+#[inline(always)]
+pub(crate) fn sum(row: &[f32], f: impl Fn(f64) -> f64) -> f64 {
+    let (lanes, rest) = row.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for lane in lanes {
+        sums.iter_mut().zip(lane).for_each(|(sum, &v)| *sum += f(f64::from(v)));
+    }
+    sums.into_iter().sum::<f64>() + rest.iter().map(|&v| f(f64::from(v))).sum::<f64>()
+}
+
+/// Runs a closure that is compiled for the widest vectors that the CPU has. It must be marked `#[inline(always)]`, and
+/// so must what it calls.
+#[inline(always)]
+pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
 }
 
 #[cfg(test)]

@@ -2,51 +2,133 @@
 
 use crate::held::Held;
 use crate::ops::{self, AttentionShape, Epilogue};
+use crate::tiled::{self, Packed, Scratch};
+use crate::weights::{Weight, held};
 use mils_graph::{
-    Attention, Backend, BackendError, DType, Graph, HostTensor, Linear, Op, Place, Plan, Program, TensorData, ValueId,
-    WeightSet, check_weights,
+    Attention, Backend, BackendError, DType, Graph, HostTensor, Linear, Op, Place, Plan, Program, ValueId, WeightSet,
+    check_weights,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// What linear layers multiply with. Everything else is in f32, and so are all sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Math {
+    /// f32, whatever weights are held in.
+    #[default]
+    F32,
+    /// bf16, 8 bits of every number: weights and what they are multiplied with are rounded. Twice as fast where the CPU
+    /// has dot products of bf16 (AVX512-BF16); elsewhere it is the same as [`Math::F32`].
+    BF16,
+}
+
 /// The CPU as a backend.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cpu;
+pub struct Cpu {
+    math: Math,
+}
 
 impl Cpu {
     /// Runs on rayon's global pool.
     pub fn new() -> Self {
-        Self
+        Self::default()
+    }
+
+    /// The same with another arithmetic.
+    pub fn with_math(math: Math) -> Self {
+        Self { math }
+    }
+
+    /// Whether [`Math::BF16`] is another arithmetic on this CPU.
+    pub fn has_bf16() -> bool {
+        tiled::has_dot()
     }
 }
 
 impl Backend for Cpu {
     fn name(&self) -> String {
-        "cpu".into()
+        match self.math {
+            Math::BF16 if Self::has_bf16() => "cpu (bf16)".into(),
+            _ => "cpu".into(),
+        }
     }
 
     fn load(&self, weights: Vec<(String, HostTensor)>) -> Result<Box<dyn WeightSet>, BackendError> {
         check_weights(&weights)?;
-        Ok(Box::new(CpuWeights(Arc::new(weights.into_iter().collect()))))
+        let weights = weights.into_iter().map(|(name, tensor)| (name, Weight::new(tensor))).collect();
+        Ok(Box::new(CpuWeights { weights, math: self.math }))
     }
 }
 
-struct CpuWeights(Arc<HashMap<String, HostTensor>>);
+struct CpuWeights {
+    weights: HashMap<String, Weight>,
+    math: Math,
+}
 
 struct CpuProgram {
     graph: Graph,
-    weights: Arc<HashMap<String, HostTensor>>,
+    math: Math,
+    /// By node, the weights in the forms that are read.
+    weights: Vec<Forms>,
     places: Vec<Place>,
     slots: Vec<Vec<f32>>,
+    scratch: Scratch,
+}
+
+/// The forms of a weight that a graph reads; neither of what is no weight.
+#[derive(Clone, Default)]
+struct Forms {
+    plain: Option<Arc<HostTensor>>,
+    packed: Option<Arc<Packed>>,
+}
+
+impl CpuWeights {
+    /// A weight of a linear layer packed, if this CPU has tiles for it; every other reader gets it plain.
+    fn forms(&self, graph: &Graph) -> Result<Vec<Forms>, BackendError> {
+        let mut all = vec![Forms::default(); graph.nodes().len()];
+        let weight = |id: ValueId| match &graph.node(id).op {
+            Op::Weight { name } => self.weights.get(name),
+            _ => None,
+        };
+        let plain = |all: &mut Vec<Forms>, id: ValueId| {
+            let id = graph.storage(id);
+            let forms = &mut all[id.index()];
+            if let (Some(weight), None) = (weight(id), &forms.plain) {
+                forms.plain = Some(weight.plain()?);
+            }
+            Ok::<_, BackendError>(())
+        };
+        for node in graph.nodes() {
+            for (position, operand) in node.op.operands().into_iter().enumerate() {
+                let multiplied = matches!(node.op, Op::Linear(_)) && position == 1;
+                // Not one under another shape, whose rows are others.
+                if let (true, Some(weight)) = (multiplied, weight(operand)) {
+                    let forms = &mut all[operand.index()];
+                    if forms.packed.is_none() {
+                        forms.packed = weight.packed(self.math);
+                    }
+                    if forms.packed.is_some() {
+                        continue;
+                    }
+                }
+                if !matches!(node.op, Op::Reshape { .. }) {
+                    plain(&mut all, operand)?;
+                }
+            }
+        }
+        graph.outputs().iter().try_for_each(|&id| plain(&mut all, id))?;
+        Ok(all)
+    }
 }
 
 impl WeightSet for CpuWeights {
     fn compile(&self, graph: &Graph) -> Result<Box<dyn Program>, BackendError> {
-        graph.check(|name| self.0.get(name).map(|held| (held.dtype(), held.shape())))?;
+        graph.check(|name| self.weights.get(name).map(|w| (w.dtype(), w.shape())))?;
         let Plan { places, slots } = graph.plan();
         let slots = slots.into_iter().map(zeros).collect::<Result<_, _>>()?;
-        let graph = graph.clone();
-        Ok(Box::new(CpuProgram { graph, weights: Arc::clone(&self.0), places, slots }))
+        let weights = self.forms(graph)?;
+        let (graph, scratch) = (graph.clone(), Scratch::default());
+        Ok(Box::new(CpuProgram { graph, math: self.math, weights, places, slots, scratch }))
     }
 }
 
@@ -70,24 +152,16 @@ impl CpuProgram {
         let all = match self.places[storage.index()] {
             Place::Input(i) => inputs[i].as_f32().unwrap_or_default(),
             Place::Slot(s) => &self.slots[s],
-            Place::Weight => match &self.graph.node(storage).op {
-                Op::Weight { name } => self.weights.get(name).and_then(HostTensor::as_f32).unwrap_or_default(),
-                _ => &[],
-            },
+            Place::Weight => self.weights[storage.index()].plain.as_ref().and_then(|w| w.as_f32()).unwrap_or_default(),
         };
         &all[..n]
     }
 
     /// The elements of a value that may be held in 16 bits.
     fn matrix<'a>(&'a self, inputs: &'a [HostTensor], id: ValueId) -> Held<'a> {
-        let held = match &self.graph.node(self.graph.storage(id)).op {
-            Op::Weight { name } => self.weights.get(name).map(HostTensor::data),
-            _ => None,
-        };
-        match held {
-            Some(TensorData::F16(data)) => Held::F16(data),
-            Some(TensorData::BF16(data)) => Held::BF16(data),
-            _ => Held::F32(self.floats(inputs, id)),
+        match &self.weights[self.graph.storage(id).index()].plain {
+            Some(weight) => held(weight).unwrap_or(Held::F32(&[])),
+            None => Held::F32(self.floats(inputs, id)),
         }
     }
 
@@ -99,7 +173,7 @@ impl CpuProgram {
     }
 
     /// Computes one node into `out`, which is not among the operands: a slot is free only after its last reader.
-    fn step(&self, inputs: &[HostTensor], node: usize, out: &mut [f32]) {
+    fn step(&self, inputs: &[HostTensor], node: usize, out: &mut [f32], scratch: &mut Scratch) {
         let value = |id| self.floats(inputs, id);
         let shape = |id| self.graph.shape(id);
         match self.graph.nodes()[node].op {
@@ -107,7 +181,10 @@ impl CpuProgram {
             Op::Linear(Linear { x, weight, bias, activation, residual }) => {
                 let (n, k) = (shape(weight)[0], shape(weight)[1]);
                 let epilogue = Epilogue { bias: bias.map(value), activation, residual: residual.map(value) };
-                ops::linear(out, value(x), self.matrix(inputs, weight), [out.len() / n, n, k], epilogue);
+                match &self.weights[weight.index()].packed {
+                    Some(packed) => tiled::linear(out, value(x), packed, epilogue, (self.math, scratch)),
+                    None => ops::linear(out, value(x), self.matrix(inputs, weight), [out.len() / n, n, k], epilogue),
+                }
             }
             Op::LayerNorm { x, gamma, beta, eps } => ops::layer_norm(out, value(x), value(gamma), value(beta), eps),
             Op::Attention(Attention { q, k, v, heads, causal, lengths, scale }) => {
@@ -121,7 +198,10 @@ impl CpuProgram {
                     scale,
                 };
                 let lengths = lengths.map(|id| self.indices(inputs, id));
-                ops::attention(out, [q, k, v].map(value), lengths, s);
+                let [q, k, v] = [q, k, v].map(value);
+                if !tiled::attention(out, [q, k, v], lengths, s) {
+                    ops::attention(out, [q, k, v], lengths, s);
+                }
             }
             Op::Embedding { table, ids } => {
                 ops::gather(out, self.matrix(inputs, table), self.indices(inputs, ids), shape(table)[1]);
@@ -156,8 +236,9 @@ impl Program for CpuProgram {
             let n = node.elements();
             // Taken out so that the operands can be borrowed; put back right after.
             let mut buffer = std::mem::take(&mut self.slots[slot]);
-            self.step(inputs, i, &mut buffer[..n]);
-            self.slots[slot] = buffer;
+            let mut scratch = std::mem::take(&mut self.scratch);
+            self.step(inputs, i, &mut buffer[..n], &mut scratch);
+            (self.slots[slot], self.scratch) = (buffer, scratch);
         }
         self.graph
             .outputs()

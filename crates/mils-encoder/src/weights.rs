@@ -7,11 +7,14 @@ use crate::layout::read_json;
 use crate::tensors::{Role, Source, Tensor, View};
 use half::{bf16, f16};
 use memmap2::Mmap;
-use mils_graph::HostTensor;
+use mils_graph::{Bytes, DType, HostTensor, TensorData, TensorError};
+use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How matrices and tables are held on a device. Everything is computed in f32, whatever this is; vectors (biases,
 /// norms, positions) are always held in f32.
@@ -34,13 +37,34 @@ struct Entry {
     file: usize,
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: std::ops::Range<usize>,
+    bytes: Range<usize>,
 }
+
+/// A file in memory, which tensors are lent from.
+struct MappedFile(Mmap);
+
+impl Bytes for MappedFile {
+    fn all(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        // SAFETY: the map is shared, not private, and read only: pages that are let go hold what the file holds, and
+        // come back from there when they are read.
+        let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+}
+
+/// Elements that a thread looks at or converts at a time.
+const PIECE: usize = 1 << 16;
 
 /// The files of a checkpoint, memory-mapped, and the tensors in them.
 pub(crate) struct Checkpoint {
     folder: PathBuf,
-    files: Vec<(PathBuf, Mmap)>,
+    files: Vec<(PathBuf, Arc<dyn Bytes>)>,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -49,11 +73,12 @@ impl Checkpoint {
     pub(crate) fn open(folder: &Path, name: &str) -> Result<Self, EncoderError> {
         let (single, index) = (folder.join(name), folder.join(format!("{name}.index.json")));
         let paths = if !single.exists() && index.exists() { shards(folder, &index)? } else { vec![single] };
-        let files: Vec<(PathBuf, Mmap)> =
-            paths.into_iter().map(|path| map(&path).map(|m| (path, m))).collect::<Result<_, _>>()?;
+        let mut files: Vec<(PathBuf, Arc<dyn Bytes>)> = Vec::new();
         let mut entries = BTreeMap::new();
-        for (i, (path, bytes)) in files.iter().enumerate() {
-            index_file(i, path, bytes, &mut entries)?;
+        for path in paths {
+            let mapped = MappedFile(map(&path)?);
+            index_file(files.len(), &path, &mapped.0, &mut entries)?;
+            files.push((path, Arc::new(mapped)));
         }
         Ok(Self { folder: folder.into(), files, entries })
     }
@@ -114,53 +139,85 @@ impl Checkpoint {
                 found: entry.shape.clone(),
             });
         }
-        let mut bytes = &bytes[entry.bytes.clone()];
+        let mut range = entry.bytes.clone();
         if let View::Part { part, of } = source.view {
-            let one = bytes.len() / of;
-            bytes = &bytes[part * one..(part + 1) * one];
+            let one = range.len() / of;
+            range = range.start + part * one..range.start + (part + 1) * one;
         }
         let fail = |problem: String| EncoderError::file(path, format!("tensor `{}`: {problem}", source.name));
-        let order = match (source.view, &entry.shape[..]) {
-            (View::Transposed, &[rows, columns]) => Some([rows, columns]),
-            _ => None,
+        let stored = match entry.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => return Err(fail(format!("type {other:?} is not supported (F32, F16 and BF16 are)"))),
         };
-        Ok(match (precision, entry.dtype) {
-            (Precision::AsStored | Precision::F16, Dtype::F16) => {
-                HostTensor::f16(shape, ordered(halves(bytes, f16::from_le_bytes).map_err(fail)?, order))?
-            }
-            (Precision::AsStored | Precision::BF16, Dtype::BF16) => {
-                HostTensor::bf16(shape, ordered(halves(bytes, bf16::from_le_bytes).map_err(fail)?, order))?
-            }
-            (Precision::F16, dtype) => {
-                let rounded = narrow(&to_f32(dtype, bytes).map_err(fail)?, f16::from_f32).map_err(fail)?;
-                HostTensor::f16(shape, ordered(rounded, order))?
-            }
-            (Precision::BF16, dtype) => {
-                let rounded = narrow(&to_f32(dtype, bytes).map_err(fail)?, bf16::from_f32).map_err(fail)?;
-                HostTensor::bf16(shape, ordered(rounded, order))?
-            }
-            (_, dtype) => HostTensor::f32(shape, ordered(to_f32(dtype, bytes).map_err(fail)?, order))?,
-        })
+        let stored = HostTensor::shared(stored, shape, bytes, range)?;
+        finite(&stored).map_err(fail)?;
+        let turned = match (source.view, &entry.shape[..]) {
+            (View::Transposed, &[rows, columns]) => transposed(&stored, [rows, columns])?,
+            _ => stored,
+        };
+        in_precision(turned, precision).map_err(fail)
     }
 }
 
-/// The elements of a matrix of these rows and columns, column by column; or as they are.
-fn ordered<T: Copy>(data: Vec<T>, transposed: Option<[usize; 2]>) -> Vec<T> {
-    let Some([rows, columns]) = transposed else { return data };
-    (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).map(|i| data[i]).collect()
+/// The tensor under the same shape, of a matrix of these rows and columns read column by column.
+fn transposed(tensor: &HostTensor, [rows, columns]: [usize; 2]) -> Result<HostTensor, TensorError> {
+    fn turn<T: Copy>(data: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
+        (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).map(|i| data[i]).collect()
+    }
+    let (shape, size) = (tensor.shape(), [rows, columns]);
+    match tensor.data() {
+        TensorData::F32(data) => HostTensor::f32(shape, turn(data, size)),
+        TensorData::F16(data) => HostTensor::f16(shape, turn(data, size)),
+        TensorData::BF16(data) => HostTensor::bf16(shape, turn(data, size)),
+        TensorData::U32(data) => HostTensor::u32(shape, turn(data, size)),
+    }
 }
 
-/// 16-bit elements as they are.
-fn halves<T: Copy + Into<f32>>(bytes: &[u8], read: fn([u8; 2]) -> T) -> Result<Vec<T>, String> {
-    let data: Vec<T> = bytes.as_chunks::<2>().0.iter().map(|&b| read(b)).collect();
-    finite(&data).map(|()| data)
+/// The elements in this precision, in place where they are in it already.
+fn in_precision(tensor: HostTensor, precision: Precision) -> Result<HostTensor, String> {
+    let shape = tensor.shape();
+    match (precision, tensor.data()) {
+        (Precision::AsStored, _)
+        | (Precision::F32, TensorData::F32(_))
+        | (Precision::F16, TensorData::F16(_))
+        | (Precision::BF16, TensorData::BF16(_))
+        | (_, TensorData::U32(_)) => return Ok(tensor),
+        (Precision::F32, TensorData::F16(data)) => HostTensor::f32(shape, mapped(data, |v| v.to_f32())),
+        (Precision::F32, TensorData::BF16(data)) => HostTensor::f32(shape, mapped(data, |v| v.to_f32())),
+        (Precision::F16, TensorData::F32(data)) => HostTensor::f16(shape, narrow(data, f16::from_f32)?),
+        (Precision::F16, TensorData::BF16(data)) => {
+            HostTensor::f16(shape, narrow(data, |v: bf16| f16::from_f32(v.to_f32()))?)
+        }
+        (Precision::BF16, TensorData::F32(data)) => HostTensor::bf16(shape, narrow(data, bf16::from_f32)?),
+        (Precision::BF16, TensorData::F16(data)) => {
+            HostTensor::bf16(shape, narrow(data, |v: f16| bf16::from_f32(v.to_f32()))?)
+        }
+    }
+    .map_err(|e| e.to_string())
+}
+
+fn mapped<A: Copy + Sync, B: Copy + Send + Default>(data: &[A], change: fn(A) -> B) -> Vec<B> {
+    let mut out = vec![B::default(); data.len()];
+    out.par_chunks_mut(PIECE).zip(data.par_chunks(PIECE)).for_each(|(out, data)| {
+        out.iter_mut().zip(data).for_each(|(out, &v)| *out = change(v));
+    });
+    out
 }
 
 /// Elements rounded to 16 bits, if all of them fit there.
-fn narrow<T: Copy + Into<f32>>(data: &[f32], round: fn(f32) -> T) -> Result<Vec<T>, String> {
-    let rounded: Vec<T> = data.iter().map(|&v| round(v)).collect();
-    match rounded.iter().position(|&v| !v.into().is_finite()) {
-        Some(at) => Err(format!("element {at} is {}, which is too large for 16 bits; hold it in f32", data[at])),
+fn narrow<A, B>(data: &[A], round: fn(A) -> B) -> Result<Vec<B>, String>
+where
+    A: Copy + Sync + Into<f32>,
+    B: Copy + Send + Sync + Default + Into<f32>,
+{
+    let rounded = mapped(data, round);
+    match first_not_finite(&rounded) {
+        Some((at, _)) => {
+            let value: f32 = data[at].into();
+            Err(format!("element {at} is {value}, which is too large for 16 bits; hold it in f32"))
+        }
         None => Ok(rounded),
     }
 }
@@ -231,20 +288,24 @@ fn map(path: &Path) -> Result<Mmap, EncoderError> {
 }
 
 /// Elements must be finite: one that is not would spoil every score.
-fn finite<T: Copy + Into<f32>>(data: &[T]) -> Result<(), String> {
-    match data.iter().position(|&v| !v.into().is_finite()) {
-        Some(at) => Err(format!("element {at} is {}; the file is damaged, take another copy", data[at].into())),
+fn finite(tensor: &HostTensor) -> Result<(), String> {
+    let found = match tensor.data() {
+        TensorData::F32(data) => first_not_finite(data),
+        TensorData::F16(data) => first_not_finite(data),
+        TensorData::BF16(data) => first_not_finite(data),
+        TensorData::U32(_) => None,
+    };
+    match found {
+        Some((at, value)) => Err(format!("element {at} is {value}; the file is damaged, take another copy")),
         None => Ok(()),
     }
 }
 
-fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
-    let wide = |f: fn([u8; 2]) -> f32| bytes.as_chunks::<2>().0.iter().map(|&b| f(b)).collect();
-    let data: Vec<f32> = match dtype {
-        Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-        Dtype::F16 => wide(|b| f16::from_le_bytes(b).to_f32()),
-        Dtype::BF16 => wide(|b| bf16::from_le_bytes(b).to_f32()),
-        other => return Err(format!("type {other:?} is not supported (F32, F16 and BF16 are)")),
-    };
-    finite(&data).map(|()| data)
+/// Its place and value.
+fn first_not_finite<T: Copy + Sync + Into<f32>>(data: &[T]) -> Option<(usize, f32)> {
+    let bad = |v: &T| !(*v).into().is_finite();
+    // A whole piece is folded without a branch, which the compiler vectorises.
+    let piece = data.par_chunks(PIECE).position_first(|piece| piece.iter().fold(false, |any, v| any | bad(v)))?;
+    let at = piece * PIECE + data[piece * PIECE..].iter().position(bad)?;
+    Some((at, data[at].into()))
 }

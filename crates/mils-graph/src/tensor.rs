@@ -1,19 +1,22 @@
 //! Tensors in host memory: what goes into a program and what comes out.
 
 use crate::DType;
+use crate::elements::{Bytes, Elements};
 use half::{bf16, f16};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// The elements, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorData {
     /// 32-bit floats.
-    F32(Vec<f32>),
+    F32(Elements<f32>),
     /// 32-bit indices.
-    U32(Vec<u32>),
+    U32(Elements<u32>),
     /// 16-bit floats, IEEE half precision; only of weights.
-    F16(Vec<f16>),
+    F16(Elements<f16>),
     /// 16-bit floats, the upper half of an f32; only of weights.
-    BF16(Vec<bf16>),
+    BF16(Elements<bf16>),
 }
 
 /// A dense row-major tensor. A scalar has the shape [] and one element; a tensor with a dimension of 0 has none.
@@ -44,7 +47,7 @@ impl HostTensor {
     /// If `data` has not as many elements as `shape` says.
     pub fn f32(shape: &[usize], data: Vec<f32>) -> Result<Self, TensorError> {
         check(shape, data.len())?;
-        Ok(Self { shape: shape.to_vec(), data: TensorData::F32(data) })
+        Ok(Self { shape: shape.to_vec(), data: TensorData::F32(data.into()) })
     }
 
     /// A u32 tensor.
@@ -53,7 +56,7 @@ impl HostTensor {
     /// If `data` has not as many elements as `shape` says.
     pub fn u32(shape: &[usize], data: Vec<u32>) -> Result<Self, TensorError> {
         check(shape, data.len())?;
-        Ok(Self { shape: shape.to_vec(), data: TensorData::U32(data) })
+        Ok(Self { shape: shape.to_vec(), data: TensorData::U32(data.into()) })
     }
 
     /// An f16 tensor, for a weight.
@@ -62,7 +65,7 @@ impl HostTensor {
     /// If `data` has not as many elements as `shape` says.
     pub fn f16(shape: &[usize], data: Vec<f16>) -> Result<Self, TensorError> {
         check(shape, data.len())?;
-        Ok(Self { shape: shape.to_vec(), data: TensorData::F16(data) })
+        Ok(Self { shape: shape.to_vec(), data: TensorData::F16(data.into()) })
     }
 
     /// A bf16 tensor, for a weight.
@@ -71,7 +74,55 @@ impl HostTensor {
     /// If `data` has not as many elements as `shape` says.
     pub fn bf16(shape: &[usize], data: Vec<bf16>) -> Result<Self, TensorError> {
         check(shape, data.len())?;
-        Ok(Self { shape: shape.to_vec(), data: TensorData::BF16(data) })
+        Ok(Self { shape: shape.to_vec(), data: TensorData::BF16(data.into()) })
+    }
+
+    /// A tensor whose elements are somebody else's, who lends them: of a file in memory, without a copy. Where they
+    /// do not lie as this machine's numbers do (aligned, little-endian), they are copied after all.
+    ///
+    /// # Errors
+    /// If `range` has not as many elements as `shape` says, or is not inside the bytes.
+    pub fn shared(
+        dtype: DType,
+        shape: &[usize],
+        bytes: &Arc<dyn Bytes>,
+        range: Range<usize>,
+    ) -> Result<Self, TensorError> {
+        let found = range.len() / if matches!(dtype, DType::F32 | DType::U32) { 4 } else { 2 };
+        let missing = TensorError::Elements { shape: shape.to_vec(), found };
+        if bytes.all().get(range.clone()).is_none() {
+            return Err(missing);
+        }
+        let whole = |data: Option<TensorData>| data.ok_or(missing);
+        let data = whole(match dtype {
+            DType::F32 => Elements::shared(bytes, range).map(TensorData::F32),
+            DType::U32 => Elements::shared(bytes, range).map(TensorData::U32),
+            DType::F16 => Elements::shared(bytes, range).map(TensorData::F16),
+            DType::BF16 => Elements::shared(bytes, range).map(TensorData::BF16),
+        })?;
+        check(shape, found)?;
+        Ok(Self { shape: shape.to_vec(), data })
+    }
+
+    /// Says that the elements are not needed for now, so that lent ones need not stay in memory. They can still be
+    /// read.
+    pub fn release(&self) {
+        match &self.data {
+            TensorData::F32(data) => data.release(),
+            TensorData::U32(data) => data.release(),
+            TensorData::F16(data) => data.release(),
+            TensorData::BF16(data) => data.release(),
+        }
+    }
+
+    /// Whether the elements are somebody else's; see [`HostTensor::shared`].
+    pub fn is_lent(&self) -> bool {
+        match &self.data {
+            TensorData::F32(data) => data.is_lent(),
+            TensorData::U32(data) => data.is_lent(),
+            TensorData::F16(data) => data.is_lent(),
+            TensorData::BF16(data) => data.is_lent(),
+        }
     }
 
     /// Its shape.
@@ -129,7 +180,7 @@ impl HostTensor {
     /// Its elements by value, if they are f32.
     pub fn into_f32(self) -> Option<Vec<f32>> {
         match self.data {
-            TensorData::F32(data) => Some(data),
+            TensorData::F32(data) => Some(data.into_vec()),
             _ => None,
         }
     }

@@ -1,0 +1,240 @@
+//! Products of a few rows with one panel, on CPUs with AVX-512: all of K in registers, so that a result is written once.
+//!
+//! A tile is up to [`ROWS`] rows by one panel of 32 columns: 24 accumulators, two registers of the panel, and the rows
+//! read straight from their matrix, one element at a time for all columns. On a core that starts two multiply-adds a
+//! cycle that keeps both busy; the rows need no packing, since a tile reads each of their lines once.
+#![expect(unsafe_code, reason = "vector instructions on raw pointers; the lengths are checked where tiles are made")]
+
+use crate::packed::{Kind, Line, PANEL};
+use std::arch::x86_64::{
+    __m256i, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh,
+    _mm512_cvtph_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
+    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+};
+
+/// Most rows of a tile.
+pub(crate) const ROWS: usize = 12;
+
+/// Whether this CPU has what [`tile`] needs.
+pub(crate) fn available() -> bool {
+    is_x86_feature_detected!("avx512f")
+}
+
+/// Whether this CPU multiplies pairs of bf16, for [`dot_tile`].
+pub(crate) fn has_dot() -> bool {
+    available() && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw")
+}
+
+/// Where a tile reads and writes. Elements of `a` are f32, or pairs of bf16 for [`dot_tile`].
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<'b, A> {
+    /// First element of the first row.
+    pub a: *const A,
+    /// Elements from one row to the next.
+    pub row: usize,
+    /// Elements of a row that are multiplied.
+    pub k: usize,
+    /// The panel.
+    pub panel: &'b [Line],
+    /// Where the first row's result begins.
+    pub out: *mut f32,
+    /// Elements from one row of the result to the next.
+    pub out_row: usize,
+    /// Columns of the panel that are written, 1 to [`PANEL`].
+    pub columns: usize,
+    /// Factor of the result.
+    pub scale: f32,
+}
+
+const F32: u8 = 0;
+const F16: u8 = 1;
+const BF16: u8 = 2;
+
+/// Calls `$f::<rows, …>` with the number of rows as a constant.
+macro_rules! by_rows {
+    ($rows:expr, $f:ident, [$($kind:ident)?], $tile:expr) => {
+        match $rows {
+            1 => $f::<1 $(, $kind)?>($tile),
+            2 => $f::<2 $(, $kind)?>($tile),
+            3 => $f::<3 $(, $kind)?>($tile),
+            4 => $f::<4 $(, $kind)?>($tile),
+            5 => $f::<5 $(, $kind)?>($tile),
+            6 => $f::<6 $(, $kind)?>($tile),
+            7 => $f::<7 $(, $kind)?>($tile),
+            8 => $f::<8 $(, $kind)?>($tile),
+            9 => $f::<9 $(, $kind)?>($tile),
+            10 => $f::<10 $(, $kind)?>($tile),
+            11 => $f::<11 $(, $kind)?>($tile),
+            _ => $f::<12 $(, $kind)?>($tile),
+        }
+    };
+}
+
+/// `out[rows, columns] = scale · a[rows, k] · panelᵀ`, in f32, whatever type the panel has.
+///
+/// # Safety
+/// [`available`] must hold; `rows` is 1 to [`ROWS`]; `panel` is of `kind` and of K = `k`; `rows` rows can be read at
+/// `a` and written at `out`, and nobody else reads or writes the latter.
+#[target_feature(enable = "avx512f")]
+pub(crate) unsafe fn tile(rows: usize, kind: Kind, tile: Tile<'_, f32>) {
+    debug_assert!((1..=ROWS).contains(&rows) && (1..=PANEL).contains(&tile.columns));
+    // SAFETY: as this function's.
+    unsafe {
+        match kind {
+            Kind::F32 => by_rows!(rows, run, [F32], tile),
+            Kind::F16 => by_rows!(rows, run, [F16], tile),
+            Kind::BF16 => by_rows!(rows, run, [BF16], tile),
+        }
+    }
+}
+
+/// The same with `a` of pairs of bf16 and a panel of bf16: products of pairs, sums in f32. `tile.k` and `tile.row`
+/// count pairs.
+///
+/// # Safety
+/// As [`tile`], and [`has_dot`] must hold.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) unsafe fn dot_tile(rows: usize, tile: Tile<'_, u32>) {
+    debug_assert!((1..=ROWS).contains(&rows) && (1..=PANEL).contains(&tile.columns));
+    // SAFETY: as this function's.
+    unsafe { by_rows!(rows, run_dot, [], tile) }
+}
+
+type Sums<const M: usize> = [[__m512; 2]; M];
+
+/// # Safety
+/// As [`tile`].
+#[target_feature(enable = "avx512f")]
+unsafe fn run<const M: usize, const KIND: u8>(tile: Tile<'_, f32>) {
+    // SAFETY: `a` can be read for `k` elements in each of M rows `row` apart; the panel has as many lines as its kind
+    // has for `k`.
+    unsafe {
+        let mut sums: Sums<M> = [[_mm512_setzero_ps(); 2]; M];
+        let (mut a, mut b) = (tile.a, tile.panel.as_ptr());
+        let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+        match KIND {
+            F32 => {
+                for _ in 0..tile.k {
+                    step(&mut sums, a, tile.row, [load(b), load(b.add(1))]);
+                    (a, b) = (a.add(1), b.add(2));
+                }
+            }
+            F16 => {
+                for _ in 0..tile.k {
+                    let half = |at: usize| {
+                        let bits: __m256i = _mm256_loadu_si256(b.cast::<__m256i>().add(at));
+                        _mm512_cvtph_ps(bits)
+                    };
+                    step(&mut sums, a, tile.row, [half(0), half(1)]);
+                    (a, b) = (a.add(1), b.add(1));
+                }
+            }
+            _ => {
+                // The even element of a pair is the low half of its lane, the odd one the high half: both halves of
+                // an f32's bits.
+                let even = |pairs: __m512i| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
+                let odd = |pairs: __m512i| _mm512_castsi512_ps(_mm512_and_si512(pairs, high));
+                let pairs = |at: *const Line| _mm512_loadu_si512(at.cast());
+                for _ in 0..tile.k / 2 {
+                    let (p, q) = (pairs(b), pairs(b.add(1)));
+                    step(&mut sums, a, tile.row, [even(p), even(q)]);
+                    step(&mut sums, a.add(1), tile.row, [odd(p), odd(q)]);
+                    (a, b) = (a.add(2), b.add(2));
+                }
+                if tile.k % 2 == 1 {
+                    step(&mut sums, a, tile.row, [even(pairs(b)), even(pairs(b.add(1)))]);
+                }
+            }
+        }
+        store(&sums, &tile);
+    }
+}
+
+/// # Safety
+/// As [`dot_tile`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn run_dot<const M: usize>(tile: Tile<'_, u32>) {
+    // SAFETY: as in `run`, with pairs as elements. A register of 16 lanes is one of 32 halves.
+    unsafe {
+        let mut sums: Sums<M> = [[_mm512_setzero_ps(); 2]; M];
+        let (mut a, mut b) = (tile.a, tile.panel.as_ptr());
+        let halves = |lanes: __m512i| std::mem::transmute::<__m512i, __m512bh>(lanes);
+        for _ in 0..tile.k {
+            let columns = [halves(_mm512_loadu_si512(b.cast())), halves(_mm512_loadu_si512(b.add(1).cast()))];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let x = halves(_mm512_set1_epi32(*a.add(i * tile.row) as i32));
+                sums[0] = _mm512_dpbf16_ps(sums[0], x, columns[0]);
+                sums[1] = _mm512_dpbf16_ps(sums[1], x, columns[1]);
+            }
+            (a, b) = (a.add(1), b.add(2));
+        }
+        store(&sums, &tile);
+    }
+}
+
+/// # Safety
+/// A whole line can be read.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load(line: *const Line) -> __m512 {
+    // SAFETY: as this function's.
+    unsafe { _mm512_loadu_ps(line.cast()) }
+}
+
+/// One step along K.
+///
+/// # Safety
+/// One element can be read at `a` in each of M rows.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn step<const M: usize>(sums: &mut Sums<M>, a: *const f32, row: usize, columns: [__m512; 2]) {
+    for (i, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: as this function's.
+        let x = _mm512_set1_ps(unsafe { *a.add(i * row) });
+        sums[0] = _mm512_fmadd_ps(x, columns[0], sums[0]);
+        sums[1] = _mm512_fmadd_ps(x, columns[1], sums[1]);
+    }
+}
+
+/// # Safety
+/// M rows of `columns` elements can be written at `out`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn store<const M: usize, A>(sums: &Sums<M>, tile: &Tile<'_, A>) {
+    let scale = _mm512_set1_ps(tile.scale);
+    for (i, sums) in sums.iter().enumerate() {
+        let scaled = [_mm512_mul_ps(sums[0], scale), _mm512_mul_ps(sums[1], scale)];
+        // SAFETY: masks leave out what is beyond `columns`.
+        unsafe {
+            let out = tile.out.add(i * tile.out_row);
+            if tile.columns == PANEL {
+                _mm512_storeu_ps(out, scaled[0]);
+                _mm512_storeu_ps(out.add(16), scaled[1]);
+            } else {
+                let mask = (1_u32 << tile.columns) - 1;
+                _mm512_mask_storeu_ps(out, mask as u16, scaled[0]);
+                if tile.columns > 16 {
+                    _mm512_mask_storeu_ps(out.add(16), (mask >> 16) as u16, scaled[1]);
+                }
+            }
+        }
+    }
+}
+
+/// Rounds to bf16, to nearest, ties to even; the lengths are equal.
+///
+/// # Safety
+/// [`has_dot`] must hold.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) unsafe fn round_to_bf16(out: &mut [u16], x: &[f32]) {
+    let (x, rest) = x.as_chunks::<32>();
+    let (out, out_rest) = out.as_chunks_mut::<32>();
+    for (out, x) in out.iter_mut().zip(x) {
+        // SAFETY: both are 32 elements long.
+        unsafe {
+            let rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x.as_ptr().add(16)), _mm512_loadu_ps(x.as_ptr()));
+            out.as_mut_ptr().cast::<__m512bh>().write_unaligned(rounded);
+        }
+    }
+    out_rest.iter_mut().zip(rest).for_each(|(o, &v)| *o = half::bf16::from_f32(v).to_bits());
+}

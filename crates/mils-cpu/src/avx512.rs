@@ -50,6 +50,40 @@ const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
 
+/// One step along K: an element of each of M rows at `a` times 32 columns. A macro, so that the sums are the caller's own
+/// variables, which stay in registers.
+macro_rules! step {
+    ($sums:ident, $a:expr, $row:expr, $columns:expr) => {
+        let (a, columns): (*const f32, [__m512; 2]) = ($a, $columns);
+        for i in 0..M {
+            let x = _mm512_set1_ps(*a.add(i * $row));
+            $sums[i][0] = _mm512_fmadd_ps(x, columns[0], $sums[i][0]);
+            $sums[i][1] = _mm512_fmadd_ps(x, columns[1], $sums[i][1]);
+        }
+    };
+}
+
+/// Writes the sums of M rows, scaled; masks leave out what is beyond the tile's columns. A macro for the same reason.
+macro_rules! store {
+    ($sums:ident, $tile:ident) => {
+        let scale = _mm512_set1_ps($tile.scale);
+        for i in 0..M {
+            let scaled = [_mm512_mul_ps($sums[i][0], scale), _mm512_mul_ps($sums[i][1], scale)];
+            let out = $tile.out.add(i * $tile.out_row);
+            if $tile.columns == PANEL {
+                _mm512_storeu_ps(out, scaled[0]);
+                _mm512_storeu_ps(out.add(16), scaled[1]);
+            } else {
+                let mask = (1_u32 << $tile.columns) - 1;
+                _mm512_mask_storeu_ps(out, mask as u16, scaled[0]);
+                if $tile.columns > 16 {
+                    _mm512_mask_storeu_ps(out.add(16), (mask >> 16) as u16, scaled[1]);
+                }
+            }
+        }
+    };
+}
+
 /// Calls `$f::<rows, …>` with the number of rows as a constant.
 macro_rules! by_rows {
     ($rows:expr, $f:ident, [$($kind:ident)?], $tile:expr) => {
@@ -115,7 +149,7 @@ unsafe fn run<const M: usize, const KIND: u8>(tile: Tile<'_, f32>) {
         match KIND {
             F32 => {
                 for _ in 0..tile.k {
-                    step(&mut sums, a, tile.row, [load(b), load(b.add(1))]);
+                    step!(sums, a, tile.row, [load(b), load(b.add(1))]);
                     (a, b) = (a.add(1), b.add(2));
                 }
             }
@@ -125,7 +159,7 @@ unsafe fn run<const M: usize, const KIND: u8>(tile: Tile<'_, f32>) {
                         let bits: __m256i = _mm256_loadu_si256(b.cast::<__m256i>().add(at));
                         _mm512_cvtph_ps(bits)
                     };
-                    step(&mut sums, a, tile.row, [half(0), half(1)]);
+                    step!(sums, a, tile.row, [half(0), half(1)]);
                     (a, b) = (a.add(1), b.add(1));
                 }
             }
@@ -137,16 +171,16 @@ unsafe fn run<const M: usize, const KIND: u8>(tile: Tile<'_, f32>) {
                 let pairs = |at: *const Line| _mm512_loadu_si512(at.cast());
                 for _ in 0..tile.k / 2 {
                     let (p, q) = (pairs(b), pairs(b.add(1)));
-                    step(&mut sums, a, tile.row, [even(p), even(q)]);
-                    step(&mut sums, a.add(1), tile.row, [odd(p), odd(q)]);
+                    step!(sums, a, tile.row, [even(p), even(q)]);
+                    step!(sums, a.add(1), tile.row, [odd(p), odd(q)]);
                     (a, b) = (a.add(2), b.add(2));
                 }
                 if tile.k % 2 == 1 {
-                    step(&mut sums, a, tile.row, [even(pairs(b)), even(pairs(b.add(1)))]);
+                    step!(sums, a, tile.row, [even(pairs(b)), even(pairs(b.add(1)))]);
                 }
             }
         }
-        store(&sums, &tile);
+        store!(sums, tile);
     }
 }
 
@@ -161,14 +195,14 @@ unsafe fn run_dot<const M: usize>(tile: Tile<'_, u32>) {
         let halves = |lanes: __m512i| std::mem::transmute::<__m512i, __m512bh>(lanes);
         for _ in 0..tile.k {
             let columns = [halves(_mm512_loadu_si512(b.cast())), halves(_mm512_loadu_si512(b.add(1).cast()))];
-            for (i, sums) in sums.iter_mut().enumerate() {
+            for i in 0..M {
                 let x = halves(_mm512_set1_epi32(*a.add(i * tile.row) as i32));
-                sums[0] = _mm512_dpbf16_ps(sums[0], x, columns[0]);
-                sums[1] = _mm512_dpbf16_ps(sums[1], x, columns[1]);
+                sums[i][0] = _mm512_dpbf16_ps(sums[i][0], x, columns[0]);
+                sums[i][1] = _mm512_dpbf16_ps(sums[i][1], x, columns[1]);
             }
             (a, b) = (a.add(1), b.add(2));
         }
-        store(&sums, &tile);
+        store!(sums, tile);
     }
 }
 
@@ -179,46 +213,6 @@ unsafe fn run_dot<const M: usize>(tile: Tile<'_, u32>) {
 unsafe fn load(line: *const Line) -> __m512 {
     // SAFETY: as this function's.
     unsafe { _mm512_loadu_ps(line.cast()) }
-}
-
-/// One step along K.
-///
-/// # Safety
-/// One element can be read at `a` in each of M rows.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn step<const M: usize>(sums: &mut Sums<M>, a: *const f32, row: usize, columns: [__m512; 2]) {
-    for (i, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: as this function's.
-        let x = _mm512_set1_ps(unsafe { *a.add(i * row) });
-        sums[0] = _mm512_fmadd_ps(x, columns[0], sums[0]);
-        sums[1] = _mm512_fmadd_ps(x, columns[1], sums[1]);
-    }
-}
-
-/// # Safety
-/// M rows of `columns` elements can be written at `out`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn store<const M: usize, A>(sums: &Sums<M>, tile: &Tile<'_, A>) {
-    let scale = _mm512_set1_ps(tile.scale);
-    for (i, sums) in sums.iter().enumerate() {
-        let scaled = [_mm512_mul_ps(sums[0], scale), _mm512_mul_ps(sums[1], scale)];
-        // SAFETY: masks leave out what is beyond `columns`.
-        unsafe {
-            let out = tile.out.add(i * tile.out_row);
-            if tile.columns == PANEL {
-                _mm512_storeu_ps(out, scaled[0]);
-                _mm512_storeu_ps(out.add(16), scaled[1]);
-            } else {
-                let mask = (1_u32 << tile.columns) - 1;
-                _mm512_mask_storeu_ps(out, mask as u16, scaled[0]);
-                if tile.columns > 16 {
-                    _mm512_mask_storeu_ps(out.add(16), (mask >> 16) as u16, scaled[1]);
-                }
-            }
-        }
-    }
 }
 
 /// Rounds to bf16, to nearest, ties to even; the lengths are equal.

@@ -28,7 +28,8 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let p = p * (r * r) + r + 1.0;
-    let power = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    // The integer in place of the exponent; a cast would be scalar, for it minds what no integer can be.
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0_f32.to_bits()));
     // Not the clamped ends: a weight of -inf must be 0, and x / (1 + e^-x) must go to 0.
     if whole < LEAST {
         0.0

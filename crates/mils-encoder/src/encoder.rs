@@ -377,17 +377,22 @@ impl DualEncoder for Encoder {
                 let batch = now.len();
                 let mut ids = Vec::with_capacity(batch * tokens);
                 let mut rows = Vec::with_capacity(batch);
+                let mut sees = Vec::with_capacity(batch);
                 for (k, (_, text)) in now.iter().enumerate() {
                     rows.push((k * tokens + text.pooled) as u32);
+                    sees.push(text.pooled as u32 + 1);
                     ids.extend(&text.ids);
                     // Texts that are shorter are causal: nothing before the end token can see what is put here.
                     ids.resize((k + 1) * tokens, 0);
                 }
-                let inputs = [
+                let mut inputs = vec![
                     HostTensor::u32(&[batch, tokens], ids)?,
                     HostTensor::u32(&[tokens], (0..tokens as u32).collect())?,
                     HostTensor::u32(&[batch], rows)?,
                 ];
+                if self.arch.text.causal {
+                    inputs.push(HostTensor::u32(&[batch], sees)?);
+                }
                 let out = self.run(Bucket::Texts { batch, tokens }, &inputs)?;
                 for ((i, _), row) in now.iter().zip(out.chunks_exact(dim)) {
                     data[i * dim..(i + 1) * dim].copy_from_slice(row);

@@ -23,6 +23,17 @@ struct Stack<'a> {
     lengths: Option<ValueId>,
     /// Cosines and sines, [tokens, head dim].
     rope: Option<(ValueId, ValueId)>,
+    /// What alone is read of the last block's output.
+    pooled: Option<Pooled>,
+}
+
+/// One row of each sequence.
+#[derive(Clone, Copy)]
+struct Pooled {
+    /// u32 [batch], numbered over batch · tokens.
+    rows: ValueId,
+    /// u32 [batch]: how many keys that row sees; without it, as many as all rows do.
+    sees: Option<ValueId>,
 }
 
 impl Builder {
@@ -71,25 +82,47 @@ impl Builder {
         let (d, heads) = (blocks.width, blocks.heads);
         let at = format!("{}.blocks.{layer}", stack.tower);
         let h = self.layer_norm(&format!("{at}.norm1"), x, blocks.eps)?;
-        let mut q = self.project(&format!("{at}.attn.q"), h, d, true)?;
         let mut k = self.project(&format!("{at}.attn.k"), h, d, true)?;
         let v = self.project(&format!("{at}.attn.v"), h, d, true)?;
-        if let Some((cos, sin)) = stack.rope {
-            q = self.g.rope(q, cos, sin, heads)?;
+        // After the last keys and values, rows no longer look at each other: what is not pooled need not be computed.
+        let pooled = stack.pooled.filter(|_| layer + 1 == blocks.layers);
+        let few = |builder: &mut Self, x| pooled.map_or(Ok(x), |p| builder.rows(x, p.rows));
+        let q = &format!("{at}.attn.q");
+        let mut q = if let Some((cos, sin)) = stack.rope {
             k = self.g.rope(k, cos, sin, heads)?;
-        }
+            let q = self.project(q, h, d, true)?;
+            let q = self.g.rope(q, cos, sin, heads)?;
+            few(self, q)?
+        } else {
+            let h = few(self, h)?;
+            self.project(q, h, d, true)?
+        };
+        let x = few(self, x)?;
         let scale = ((d / heads) as f32).powf(-0.5);
-        let (causal, lengths) = (stack.causal, stack.lengths);
-        let h = self.g.attention(Attention { q, k, v, heads, causal, lengths, scale })?;
+        let (mut causal, mut lengths) = (stack.causal, stack.lengths);
+        if let Some(Pooled { sees, .. }) = pooled {
+            let batch = self.g.shape(k)[0];
+            q = self.g.reshape(q, &[batch, 1, d])?;
+            (causal, lengths) = (false, sees.or(lengths));
+        }
+        let mut h = self.g.attention(Attention { q, k, v, heads, causal, lengths, scale })?;
+        if pooled.is_some() {
+            h = self.g.reshape(h, &self.g.shape(x).to_vec())?;
+        }
         let x = self.linear(&format!("{at}.attn.out"), h, d, Activation::None, Some(x))?;
         self.mlp(&format!("{at}.mlp"), &format!("{at}.norm2"), x, blocks.mlp, blocks)
     }
 
+    /// All blocks: [batch, tokens, d], or [batch, d] of what is pooled.
     fn blocks(&mut self, stack: &Stack<'_>, mut x: ValueId) -> Built {
         for layer in 0..stack.blocks.layers {
             x = self.block(stack, layer, x)?;
         }
-        Ok(x)
+        match stack.pooled {
+            // Without a block there was none to leave rows out.
+            Some(Pooled { rows, .. }) if stack.blocks.layers == 0 => self.rows(x, rows),
+            _ => Ok(x),
+        }
     }
 
     /// Rows of x [batch, tokens, d], numbered over batch · tokens.
@@ -133,7 +166,8 @@ impl Builder {
 }
 
 /// The text tower. Inputs: ids u32 [batch, tokens]; positions u32 [tokens]; rows u32 [batch], where in
-/// [batch · tokens] each text is pooled. Output: [batch, dim], length 1.
+/// [batch · tokens] each text is pooled; of a causal tower, how many tokens of each text the pooled one sees, u32
+/// [batch]. Output: [batch, dim], length 1.
 ///
 /// Where attention is causal and the end-of-text row is what is read, nothing that stands after it can matter: such
 /// texts need no padding to the full context.
@@ -148,9 +182,9 @@ pub(crate) fn text(arch: &Architecture, batch: usize, tokens: usize) -> Result<G
     let embedded = b.g.embedding(table, ids)?;
     let position = b.g.embedding(position_table, positions)?;
     let x = b.g.add(embedded, position)?;
-    let x = b.blocks(&Stack { tower: "text", blocks, causal: *causal, lengths: None, rope: None }, x)?;
-    // The norm is row by row, so that only the pooled rows need it.
-    let x = b.rows(x, rows)?;
+    let sees = if *causal { Some(b.g.index_input("seen tokens", &[batch])?) } else { None };
+    let pooled = Some(Pooled { rows, sees });
+    let x = b.blocks(&Stack { tower: "text", blocks, causal: *causal, lengths: None, rope: None, pooled }, x)?;
     let mut x = b.layer_norm("text.norm_post", x, blocks.eps)?;
     if let Some(projection) = projection {
         x = b.project("text.projection", x, arch.dim, projection.bias)?;
@@ -199,12 +233,10 @@ pub(crate) fn image(arch: &Architecture, batch: usize, patches: usize) -> Result
             Some((b.g.weight("image.rope.cos", &shape)?, b.g.weight("image.rope.sin", &shape)?))
         }
     };
-    x = b.blocks(&Stack { tower: "image", blocks, causal: false, lengths, rope }, x)?;
+    let pooled = (tower.pool == ImagePool::ClassToken).then_some(Pooled { rows, sees: None });
+    x = b.blocks(&Stack { tower: "image", blocks, causal: false, lengths, rope, pooled }, x)?;
     x = match tower.pool {
-        ImagePool::ClassToken => {
-            let class = b.rows(x, rows)?;
-            b.layer_norm("image.norm_post", class, blocks.eps)?
-        }
+        ImagePool::ClassToken => b.layer_norm("image.norm_post", x, blocks.eps)?,
         ImagePool::Attention { heads, mlp } => {
             let x = b.layer_norm("image.norm_post", x, blocks.eps)?;
             b.attention_pool(tower, (heads, mlp), x, rows, lengths)?

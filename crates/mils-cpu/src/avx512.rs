@@ -7,9 +7,10 @@
 
 use crate::packed::{Kind, Line, PANEL};
 use std::arch::x86_64::{
-    __m256i, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh,
-    _mm512_cvtph_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
-    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_and_si512,
+    _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_slli_epi32, _mm512_storeu_ps,
 };
 
 /// Most rows of a tile.
@@ -44,6 +45,25 @@ pub(crate) struct Tile<'b, A> {
     pub columns: usize,
     /// Factor of the result.
     pub scale: f32,
+    /// What will be added to the result, laid out as it is: fetched into the cache meanwhile, as the result's lines are.
+    pub residual: Option<*const f32>,
+}
+
+impl<A> Tile<'_, A> {
+    /// Has the lines fetched that are used after the sums.
+    #[inline(always)]
+    fn prefetch(&self, rows: usize) {
+        for first in [Some(self.out.cast_const()), self.residual].into_iter().flatten() {
+            for i in 0..rows {
+                let row = first.wrapping_add(i * self.out_row);
+                // SAFETY: a hint, which may be of any address. x86_64 has SSE.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(row.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(PANEL - 1).cast());
+                }
+            }
+        }
+    }
 }
 
 const F32: u8 = 0;
@@ -143,6 +163,7 @@ unsafe fn run<const M: usize, const KIND: u8>(tile: Tile<'_, f32>) {
     // SAFETY: `a` can be read for `k` elements in each of M rows `row` apart; the panel has as many lines as its kind
     // has for `k`.
     unsafe {
+        tile.prefetch(M);
         let mut sums: Sums<M> = [[_mm512_setzero_ps(); 2]; M];
         let (mut a, mut b) = (tile.a, tile.panel.as_ptr());
         let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
@@ -186,10 +207,12 @@ unsafe fn run<const M: usize, const KIND: u8>(tile: Tile<'_, f32>) {
 
 /// # Safety
 /// As [`dot_tile`].
+#[expect(clippy::needless_range_loop, reason = "the form that the compiler keeps in registers, as `step!` has it")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn run_dot<const M: usize>(tile: Tile<'_, u32>) {
     // SAFETY: as in `run`, with pairs as elements. A register of 16 lanes is one of 32 halves.
     unsafe {
+        tile.prefetch(M);
         let mut sums: Sums<M> = [[_mm512_setzero_ps(); 2]; M];
         let (mut a, mut b) = (tile.a, tile.panel.as_ptr());
         let halves = |lanes: __m512i| std::mem::transmute::<__m512i, __m512bh>(lanes);

@@ -115,7 +115,8 @@ pub(crate) fn linear(
                         for (first, count) in tiles(first, cached.min(m - first)) {
                             let at = first * n + panel * PANEL;
                             let to = (out.rows(at, [count, columns, n]), n, columns);
-                            product(rows, (first, count, row), weight, panel, to);
+                            let residual = epilogue.residual.map(|all| all[at..].as_ptr());
+                            product(rows, (first, count, row), weight, panel, to, residual);
                             for i in first..first + count {
                                 let at = i * n + panel * PANEL;
                                 // SAFETY: this piece alone has these columns.
@@ -137,19 +138,20 @@ fn product(
     weight: &Packed,
     panel: usize,
     (out, out_row, columns): (*mut f32, usize, usize),
+    residual: Option<*const f32>,
 ) {
     let panel = weight.panel(panel);
     match rows {
         Rows::F32(x) => {
             let a = x[first * row..(first + count) * row].as_ptr();
-            let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0 };
+            let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0, residual };
             // SAFETY: a `Packed` is made only where tiles are available; `tiles` gives 1 to ROWS rows, which were just
             // cut out of x; the panel is of this kind and K; the caller checked `out` and alone writes these columns.
             unsafe { tile(count, weight.kind(), t) };
         }
         Rows::Pairs(x) => {
             let a = x[first * row..(first + count) * row].as_ptr();
-            let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0 };
+            let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0, residual };
             // SAFETY: as above; rows are pairs only where the CPU has the dot product and the panel is of bf16.
             unsafe { dot_tile(count, t) };
         }
@@ -226,7 +228,7 @@ fn score(head: &mut Head, q: &[f32], (width, count, keys): (usize, usize, usize)
         let out = head.scores[panel * PANEL..(count - 1) * stride + (panel + 1) * PANEL].as_mut_ptr();
         let a = q.as_ptr();
         let (row, k, scale) = (width, s.head_dim, s.scale);
-        let t = Tile { a, row, k, panel: lines, out, out_row: stride, columns: PANEL, scale };
+        let t = Tile { a, row, k, panel: lines, out, out_row: stride, columns: PANEL, scale, residual: None };
         // SAFETY: tiles are available; `count` is of `tiles`; the rows of q were checked above and those of the scores
         // where they were cut; the panel was made of K = head_dim.
         unsafe { tile(count, Kind::F32, t) };
@@ -246,7 +248,17 @@ fn weigh(
         let columns = PANEL.min(head_dim - panel * PANEL);
         let to = out.rows(at + panel * PANEL, [count, columns, width]);
         let a = head.scores.as_ptr();
-        let t = Tile { a, row: stride, k: keys, panel: lines, out: to, out_row: width, columns, scale: 1.0 };
+        let t = Tile {
+            a,
+            row: stride,
+            k: keys,
+            panel: lines,
+            out: to,
+            out_row: width,
+            columns,
+            scale: 1.0,
+            residual: None,
+        };
         // SAFETY: tiles are available; `count` is of `tiles`; the rows of scores were checked above; the panel has
         // `there` steps, of which `keys` are read; the result was checked, and these rows of this head are this task's.
         unsafe { tile(count, Kind::F32, t) };
@@ -264,6 +276,11 @@ mod tests {
 
     fn waves(n: usize, step: f32) -> Vec<f32> {
         (0..n).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    /// Says that this CPU cannot run a test.
+    fn skipped(why: &str) {
+        eprintln!("skipped: this CPU has no {why}");
     }
 
     fn worst(a: &[f32], b: &[f32]) -> f32 {
@@ -297,7 +314,7 @@ mod tests {
             let full = Epilogue { bias: Some(&bias), activation: Activation::GeluTanh, residual: Some(&residual) };
             let bare = Epilogue { bias: None, activation: Activation::None, residual: None };
             for (held, epilogue) in [(Held::F32(&w), full), (Held::F16(&half), bare), (Held::BF16(&brain), full)] {
-                let Some(packed) = Packed::choose(held, [n, k], Math::F32) else { return };
+                let Some(packed) = Packed::choose(held, [n, k], Math::F32) else { return skipped("AVX-512") };
                 let (mut expected, mut out) = (vec![0.0; m * n], vec![f32::NAN; m * n]);
                 ops::linear(&mut expected, &x, held, [m, n, k], epilogue);
                 linear(&mut out, &x, &packed, epilogue, (Math::F32, &mut Scratch::default()));
@@ -313,9 +330,9 @@ mod tests {
         for [m, n, k] in [[1, 1, 1], [13, 40, 31], [30, 64, 200]] {
             let (x, w) = (waves(m * k, 0.3), waves(n * k, 0.7));
             let rounded = |all: &[f32]| all.iter().map(|&v| bf16::from_f32(v).to_f32()).collect::<Vec<_>>();
-            let Some(packed) = Packed::choose(Held::F32(&w), [n, k], Math::BF16) else { return };
+            let Some(packed) = Packed::choose(Held::F32(&w), [n, k], Math::BF16) else { return skipped("AVX-512") };
             if packed.kind() != Kind::BF16 {
-                return;
+                return skipped("AVX512-BF16");
             }
             let epilogue = Epilogue { bias: None, activation: Activation::None, residual: None };
             let (mut expected, mut out) = (vec![0.0; m * n], vec![f32::NAN; m * n]);
@@ -341,7 +358,7 @@ mod tests {
                     let (mut expected, mut out) = (vec![0.0; q.len()], vec![f32::NAN; q.len()]);
                     plain(&mut expected, [&q, &k, &v], lengths.as_deref(), s);
                     if !attention(&mut out, [&q, &k, &v], lengths.as_deref(), s) {
-                        return;
+                        return skipped("AVX-512");
                     }
                     let worst = worst(&out, &expected);
                     assert!(worst <= 1e-5, "{s:?} {lengths:?}: differs by {worst}");

@@ -56,8 +56,9 @@ impl Weight {
         let packed = Arc::new(Packed::choose(held(&plain)?, [n, k], math)?);
         forms.packed = Some(Arc::clone(&packed));
         plain.release();
-        // One that lies in its file costs nothing there; a rounded one could not be made again from what is packed.
-        if !plain.is_lent() && math == Math::F32 {
+        // One that lies in its file costs nothing there; one that was rounded could not be made again.
+        let exact = math == Math::F32 || self.dtype == DType::BF16;
+        if exact && !plain.is_lent() {
             forms.plain = None;
         }
         Some(packed)

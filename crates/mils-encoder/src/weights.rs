@@ -153,11 +153,18 @@ impl Checkpoint {
         };
         let stored = HostTensor::shared(stored, shape, bytes, range)?;
         finite(&stored).map_err(fail)?;
-        let turned = match (source.view, &entry.shape[..]) {
-            (View::Transposed, &[rows, columns]) => transposed(&stored, [rows, columns])?,
-            _ => stored,
+        let made = match (source.view, &entry.shape[..]) {
+            (View::Transposed, &[rows, columns]) => {
+                let turned = transposed(&stored, [rows, columns])?;
+                in_precision(turned, precision)
+            }
+            _ => in_precision(stored.clone(), precision),
         };
-        in_precision(turned, precision).map_err(fail)
+        let made = made.map_err(fail)?;
+        if !made.is_lent() {
+            stored.release();
+        }
+        Ok(made)
     }
 }
 

@@ -107,7 +107,8 @@ impl Builder {
         }
         let mut h = self.g.attention(Attention { q, k, v, heads, causal, lengths, scale })?;
         if pooled.is_some() {
-            h = self.g.reshape(h, &self.g.shape(x).to_vec())?;
+            let shape = self.g.shape(x).to_vec();
+            h = self.g.reshape(h, &shape)?;
         }
         let x = self.linear(&format!("{at}.attn.out"), h, d, Activation::None, Some(x))?;
         self.mlp(&format!("{at}.mlp"), &format!("{at}.norm2"), x, blocks.mlp, blocks)

@@ -127,6 +127,23 @@ fn named<'a>(all: &'a mut Tensors, name: &str) -> &'a mut Vec<f32> {
 }
 
 #[test]
+fn weights_lie_in_their_file_unless_they_are_converted() {
+    let folder = checkpoint();
+    let open = |precision| ModelFiles::open_with(folder.path(), precision).unwrap().weights;
+    let stored = open(Precision::AsStored);
+    // A fixture's numbers need not be aligned in its file; a real file's are.
+    let lent: Vec<bool> = stored.iter().map(|(_, tensor)| tensor.is_lent()).collect();
+    assert!(lent.iter().any(|&l| l), "{lent:?}");
+    let before: Vec<_> = stored.iter().map(|(_, tensor)| tensor.as_f32().unwrap().to_vec()).collect();
+    stored.iter().for_each(|(_, tensor)| tensor.release());
+    let after: Vec<_> = stored.iter().map(|(_, tensor)| tensor.as_f32().unwrap().to_vec()).collect();
+    assert_eq!(before, after);
+    let halves = open(Precision::F16);
+    assert!(halves.iter().all(|(_, tensor)| tensor.as_f16().is_none() || !tensor.is_lent()));
+    assert!(halves.iter().any(|(_, tensor)| tensor.as_f16().is_some()));
+}
+
+#[test]
 fn a_whole_checkpoint_embeds_and_truncation_keeps_the_end() {
     let folder = checkpoint();
     let files = ModelFiles::open(folder.path()).unwrap();

@@ -7,10 +7,10 @@
 
 use crate::packed::{Kind, Line, PANEL};
 use std::arch::x86_64::{
-    __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_and_si512,
+    __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512,
     _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_slli_epi32, _mm512_storeu_ps,
+    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_slli_epi32,
 };
 
 /// Most rows of a tile.
@@ -45,12 +45,14 @@ pub(crate) struct Tile<'b, A> {
     pub columns: usize,
     /// Factor of the result.
     pub scale: f32,
-    /// What will be added to the result, laid out as it is: fetched into the cache meanwhile, as the result's lines are.
+    /// Added to the columns of every row.
+    pub bias: Option<*const f32>,
+    /// Added last; laid out as the result.
     pub residual: Option<*const f32>,
 }
 
 impl<A> Tile<'_, A> {
-    /// Has the lines fetched that are used after the sums.
+    /// Has the lines fetched meanwhile that are used after the sums.
     #[inline(always)]
     fn prefetch(&self, rows: usize) {
         for first in [Some(self.out.cast_const()), self.residual].into_iter().flatten() {
@@ -83,22 +85,28 @@ macro_rules! step {
     };
 }
 
-/// Writes the sums of M rows, scaled; masks leave out what is beyond the tile's columns. A macro for the same reason.
+/// Writes the sums of M rows; masks leave out what is beyond the tile's columns. A macro for the same reason.
 macro_rules! store {
     ($sums:ident, $tile:ident) => {
         let scale = _mm512_set1_ps($tile.scale);
+        let mask = u32::MAX >> (PANEL - $tile.columns);
+        let masks = [mask as u16, (mask >> 16) as u16];
+        // Lines that are masked out are not touched, but a pointer past them would still have to be one.
+        let at = |first: *const f32, half: usize| first.wrapping_add(16 * half);
+        let load = |first: Option<*const f32>, half: usize| {
+            first.map_or(_mm512_setzero_ps(), |first| _mm512_maskz_loadu_ps(masks[half], at(first, half)))
+        };
+        let bias = [load($tile.bias, 0), load($tile.bias, 1)];
         for i in 0..M {
-            let scaled = [_mm512_mul_ps($sums[i][0], scale), _mm512_mul_ps($sums[i][1], scale)];
-            let out = $tile.out.add(i * $tile.out_row);
-            if $tile.columns == PANEL {
-                _mm512_storeu_ps(out, scaled[0]);
-                _mm512_storeu_ps(out.add(16), scaled[1]);
-            } else {
-                let mask = (1_u32 << $tile.columns) - 1;
-                _mm512_mask_storeu_ps(out, mask as u16, scaled[0]);
-                if $tile.columns > 16 {
-                    _mm512_mask_storeu_ps(out.add(16), (mask >> 16) as u16, scaled[1]);
+            let offset = i * $tile.out_row;
+            let residual = $tile.residual.map(|first| first.wrapping_add(offset));
+            for half in 0..2 {
+                let mut sum = _mm512_fmadd_ps($sums[i][half], scale, bias[half]);
+                if residual.is_some() {
+                    sum = _mm512_add_ps(sum, load(residual, half));
                 }
+                let out = at($tile.out, half).cast_mut().wrapping_add(offset);
+                _mm512_mask_storeu_ps(out, masks[half], sum);
             }
         }
     };
@@ -124,11 +132,12 @@ macro_rules! by_rows {
     };
 }
 
-/// `out[rows, columns] = scale · a[rows, k] · panelᵀ`, in f32, whatever type the panel has.
+/// `out[rows, columns] = scale · a[rows, k] · panelᵀ + bias + residual`, in f32, whatever type the panel has.
 ///
 /// # Safety
 /// [`available`] must hold; `rows` is 1 to [`ROWS`]; `panel` is of `kind` and of K = `k`; `rows` rows can be read at
-/// `a` and written at `out`, and nobody else reads or writes the latter.
+/// `a` and written at `out`, and nobody else reads or writes the latter; `columns` elements can be read at `bias`, and
+/// as many rows at `residual` as at `out`.
 #[target_feature(enable = "avx512f")]
 pub(crate) unsafe fn tile(rows: usize, kind: Kind, tile: Tile<'_, f32>) {
     debug_assert!((1..=ROWS).contains(&rows) && (1..=PANEL).contains(&tile.columns));

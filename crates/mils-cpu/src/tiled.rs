@@ -8,6 +8,7 @@ use crate::linear::{Epilogue, finish};
 use crate::math;
 use crate::packed::{Kind, Line, PANEL, pack_columns, pack_rows};
 use crate::program::Math;
+use mils_graph::Activation;
 use rayon::prelude::*;
 use std::marker::PhantomData;
 
@@ -15,7 +16,7 @@ pub(crate) use crate::avx512::has_dot;
 pub(crate) use crate::packed::Packed;
 
 /// Bytes of x that are multiplied with one panel after another: a part of a core's own cache, beside the panel.
-const CACHED: usize = 384 << 10;
+const CACHED: usize = 768 << 10;
 
 /// Buffers that are kept from one product to the next.
 #[derive(Default)]
@@ -103,6 +104,16 @@ pub(crate) fn linear(
     let cached = (CACHED / 4 / row).clamp(ROWS, m.max(ROWS));
     // A few pieces a thread, so that none waits long for the last one; at least one panel each.
     let group = weight.panels().div_ceil(4 * rayon::current_num_threads());
+    // What a tile adds itself: a residual comes after the activation, which is not the tile's.
+    let plain = epilogue.activation == Activation::None;
+    if let (Some(residual), true) = (epilogue.residual, plain) {
+        assert!(residual.len() == m * n, "linear: the residual does not fit");
+    }
+    assert!(epilogue.bias.is_none_or(|bias| bias.len() == n), "linear: the bias does not fit");
+    let added = |column: usize, at: usize| {
+        let bias = epilogue.bias.map(|all| all[column..].as_ptr());
+        (bias, epilogue.residual.filter(|_| plain).map(|all| all[at..].as_ptr()))
+    };
     let out = Shared::new(out);
     (0..weight.panels().div_ceil(group)).into_par_iter().for_each(|piece| {
         let panels = piece * group..weight.panels().min((piece + 1) * group);
@@ -115,13 +126,15 @@ pub(crate) fn linear(
                         for (first, count) in tiles(first, cached.min(m - first)) {
                             let at = first * n + panel * PANEL;
                             let to = (out.rows(at, [count, columns, n]), n, columns);
-                            let residual = epilogue.residual.map(|all| all[at..].as_ptr());
-                            product(rows, (first, count, row), weight, panel, to, residual);
+                            product(rows, (first, count, row), weight, panel, to, added(panel * PANEL, at));
+                            if plain {
+                                continue;
+                            }
                             for i in first..first + count {
                                 let at = i * n + panel * PANEL;
                                 // SAFETY: this piece alone has these columns.
                                 let part = unsafe { out.part(at, columns) };
-                                finish(part, panel * PANEL, at, epilogue);
+                                finish(part, 0, at, Epilogue { bias: None, ..epilogue });
                             }
                         }
                     }
@@ -138,20 +151,21 @@ fn product(
     weight: &Packed,
     panel: usize,
     (out, out_row, columns): (*mut f32, usize, usize),
-    residual: Option<*const f32>,
+    (bias, residual): (Option<*const f32>, Option<*const f32>),
 ) {
     let panel = weight.panel(panel);
     match rows {
         Rows::F32(x) => {
             let a = x[first * row..(first + count) * row].as_ptr();
-            let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0, residual };
+            let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0, bias, residual };
             // SAFETY: a `Packed` is made only where tiles are available; `tiles` gives 1 to ROWS rows, which were just
-            // cut out of x; the panel is of this kind and K; the caller checked `out` and alone writes these columns.
+            // cut out of x; the panel is of this kind and K; the caller checked `out`, bias and residual, and alone writes these
+            // columns.
             unsafe { tile(count, weight.kind(), t) };
         }
         Rows::Pairs(x) => {
             let a = x[first * row..(first + count) * row].as_ptr();
-            let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0, residual };
+            let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0, bias, residual };
             // SAFETY: as above; rows are pairs only where the CPU has the dot product and the panel is of bf16.
             unsafe { dot_tile(count, t) };
         }
@@ -228,7 +242,8 @@ fn score(head: &mut Head, q: &[f32], (width, count, keys): (usize, usize, usize)
         let out = head.scores[panel * PANEL..(count - 1) * stride + (panel + 1) * PANEL].as_mut_ptr();
         let a = q.as_ptr();
         let (row, k, scale) = (width, s.head_dim, s.scale);
-        let t = Tile { a, row, k, panel: lines, out, out_row: stride, columns: PANEL, scale, residual: None };
+        let t =
+            Tile { a, row, k, panel: lines, out, out_row: stride, columns: PANEL, scale, bias: None, residual: None };
         // SAFETY: tiles are available; `count` is of `tiles`; the rows of q were checked above and those of the scores
         // where they were cut; the panel was made of K = head_dim.
         unsafe { tile(count, Kind::F32, t) };
@@ -257,6 +272,7 @@ fn weigh(
             out_row: width,
             columns,
             scale: 1.0,
+            bias: None,
             residual: None,
         };
         // SAFETY: tiles are available; `count` is of `tiles`; the rows of scores were checked above; the panel has
@@ -272,7 +288,6 @@ mod tests {
     use crate::ops;
     use half::bf16;
     use half::slice::HalfFloatSliceExt;
-    use mils_graph::Activation;
 
     fn waves(n: usize, step: f32) -> Vec<f32> {
         (0..n).map(|i| (i as f32 * step).sin()).collect()

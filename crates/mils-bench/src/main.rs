@@ -23,7 +23,7 @@ enum Command {
         #[arg(long, default_value_t = 200)]
         scenes: usize,
         /// Seed of the scenes
-        #[arg(long, default_value_t = 2024)]
+        #[arg(long, default_value_t = 1848)]
         seed: u64,
         /// Model pack; it must speak the demo world's grammar
         #[arg(long, default_value = "demo")]

@@ -19,4 +19,5 @@ pub mod load;
 pub mod peer;
 pub mod quality;
 pub mod recombine;
+pub mod runs;
 pub mod stats;

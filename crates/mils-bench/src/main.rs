@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use mils_bench::bench::{Bench, BenchArgs};
 use mils_bench::quality::{self, Arm, Setup};
-use mils_bench::{encoders, generation, lists, load};
+use mils_bench::{encoders, generation, lists, load, runs};
 use mils_cli::backend::BackendChoice;
 use mils_cli::interrupt::{INTERRUPTED, on_ctrl_c};
 use std::path::PathBuf;
@@ -52,6 +52,11 @@ enum Command {
     },
     /// Time 50 candidates in parallel sequences against one long list, and measure prefix reuse
     Generation {
+        #[command(flatten)]
+        args: BenchArgs,
+    },
+    /// Time whole runs against the reference algorithm's schedule, and the first scoring as the initial set grows
+    Runs {
         #[command(flatten)]
         args: BenchArgs,
     },
@@ -129,7 +134,8 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("{}", serde_json::to_string(&load::load(&folder, &precision, images)?)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::All { args } => speed(args, &[encoders::run, load::run, generation::run]),
+        Command::All { args } => speed(args, &[encoders::run, load::run, generation::run, runs::run]),
+        Command::Runs { args } => speed(args, &[runs::run]),
         Command::Generation { args } => speed(args, &[generation::run]),
         Command::Quality { scenes, seed, pack, steps, backend, only_loop, show, json } => {
             let arms = if only_loop { vec![Arm::Loop] } else { Arm::ALL.to_vec() };

@@ -14,7 +14,9 @@ Examples:
   cargo xtask test                      set up and run all tests
   cargo xtask test -p mils-optim        tests of one crate
   cargo xtask conformance               the encoders against transformers and open_clip
-  cargo xtask bench quality --scenes 40 caption quality on held-out scenes, with controls";
+  cargo xtask bench quality --scenes 40 caption quality on held-out scenes, with controls
+  cargo xtask bench encoders --peers    speed of the encoders beside ONNX Runtime and PyTorch, where they are
+  cargo xtask bench help                all benchmarks";
 
 /// Tasks of the MILS workspace.
 #[derive(Parser)]
@@ -47,18 +49,10 @@ enum Task {
     },
     /// Check formatting, lints and documentation
     Lint,
-    /// Run a benchmark
+    /// Build and run a benchmark: encoders, load, generation, runs, all, or quality; `bench help` says more
+    #[command(disable_help_flag = true)]
     Bench {
-        #[command(subcommand)]
-        which: Bench,
-    },
-}
-
-#[derive(Subcommand)]
-enum Bench {
-    /// Caption quality on held-out scenes of the demo world, with controls; arguments go to `mils-bench quality`
-    Quality {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "WHICH")]
         rest: Vec<String>,
     },
 }
@@ -84,12 +78,23 @@ fn main() -> Result<()> {
             let mut doc = cargo_process(["doc", "--workspace", "--no-deps", "--release", "--locked"]);
             run(doc.env("RUSTDOCFLAGS", "-D warnings"))
         }
-        Task::Bench { which: Bench::Quality { rest } } => {
-            setup::run()?;
-            let run = ["run", "--release", "--locked", "-p", "mils-bench", "--", "quality"];
-            cargo(run.into_iter().chain(rest.iter().map(String::as_str)))
-        }
+        Task::Bench { rest } => bench(&rest),
     }
+}
+
+/// Where the caller stands, so that files it names are where it means them.
+fn bench(rest: &[String]) -> Result<()> {
+    setup::run()?;
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut process = Process::new(program);
+    process.args(["run", "--release", "--locked", "-p", "mils-bench", "--manifest-path"]);
+    process.arg(root().join("Cargo.toml")).arg("--").args(rest);
+    let status = process.status().context("cannot start cargo")?;
+    // It has said what is wrong.
+    if !status.success() {
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    Ok(())
 }
 
 /// The workspace's root.

@@ -1,13 +1,23 @@
-//! Benchmarks that say something about the product: caption quality in the demo world, with controls.
+//! Benchmarks that say something about the product: its speed beside peers, measured in pairs, and caption quality in
+//! the demo world, with controls.
 //!
-//! Everything is measured with the code that `mils caption` runs. Not a library for others.
+//! Everything is measured with the code that `mils` runs. Not a library for others.
 //!
 //! ```
 //! let (low, high) = mils_bench::stats::interval(&[0.0, 1.0, 1.0, 1.0]);
 //! assert!(low < 0.75 && high > 0.75);
 //! ```
 
+pub mod bench;
+pub mod checkpoint;
+pub mod encoders;
+pub mod generation;
+pub mod gguf;
+pub mod harness;
 pub mod lists;
+pub mod load;
+pub mod peer;
 pub mod quality;
 pub mod recombine;
+pub mod runs;
 pub mod stats;

@@ -2,14 +2,26 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use mils_bench::lists;
+use mils_bench::bench::{Bench, BenchArgs};
 use mils_bench::quality::{self, Arm, Setup};
+use mils_bench::{encoders, generation, lists, load, runs};
 use mils_cli::backend::BackendChoice;
+use mils_cli::interrupt::{INTERRUPTED, on_ctrl_c};
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask bench encoders                        ours alone, in each precision
+  cargo xtask bench encoders --peers                beside ONNX Runtime, PyTorch and candle, those that are there
+  cargo xtask bench encoders --peers=ort-f32 --only clip-b32 --rounds 10
+  cargo xtask bench all --peers --json speed.json --plot speed.svg
+  cargo xtask bench quality --scenes 40";
 
 /// Benchmarks of MILS.
 #[derive(Parser)]
-#[command(name = "mils-bench", version)]
+#[command(name = "mils-bench", version, after_help = EXAMPLES)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -17,6 +29,42 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Time the encoders' forward passes, beside peers
+    Encoders {
+        #[command(flatten)]
+        args: BenchArgs,
+    },
+    /// Time the loading of a large checkpoint, and measure its memory
+    Load {
+        #[command(flatten)]
+        args: BenchArgs,
+    },
+    /// Load a checkpoint once and print what that took as JSON: what `load` runs in processes of its own
+    #[command(hide = true)]
+    LoadOne {
+        folder: PathBuf,
+        #[arg(long)]
+        precision: String,
+        #[arg(long)]
+        images: usize,
+        #[arg(long)]
+        threads: usize,
+    },
+    /// Time 50 candidates in parallel sequences against one long list, and measure prefix reuse
+    Generation {
+        #[command(flatten)]
+        args: BenchArgs,
+    },
+    /// Time whole runs against the reference algorithm's schedule, and the first scoring as the initial set grows
+    Runs {
+        #[command(flatten)]
+        args: BenchArgs,
+    },
+    /// All speed benchmarks
+    All {
+        #[command(flatten)]
+        args: BenchArgs,
+    },
     /// Caption held-out scenes of the demo world, with controls
     Quality {
         /// Number of scenes
@@ -67,16 +115,48 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
-    match Args::parse().command {
-        Command::Quality { scenes, seed, pack, steps, backend, only_loop, show, json } => {
-            let arms = if only_loop { vec![Arm::Loop] } else { Arm::ALL.to_vec() };
-            quality(&Setup { pack, scenes, scene_seed: seed, backend, steps, arms, show }, json)
-        }
-        Command::Lists { scenes, seed, pack, steps, backend, out } => {
-            lists::write(&pack, scenes, seed, steps, backend, &out)
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("mils-bench: {error:#}");
+            ExitCode::FAILURE
         }
     }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Encoders { args } => speed(args, &[encoders::run]),
+        Command::Load { args } => speed(args, &[load::run]),
+        Command::LoadOne { folder, precision, images, threads } => {
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+            println!("{}", serde_json::to_string(&load::load(&folder, &precision, images)?)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::All { args } => speed(args, &[encoders::run, load::run, generation::run, runs::run]),
+        Command::Runs { args } => speed(args, &[runs::run]),
+        Command::Generation { args } => speed(args, &[generation::run]),
+        Command::Quality { scenes, seed, pack, steps, backend, only_loop, show, json } => {
+            let arms = if only_loop { vec![Arm::Loop] } else { Arm::ALL.to_vec() };
+            quality(&Setup { pack, scenes, scene_seed: seed, backend, steps, arms, show }, json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Lists { scenes, seed, pack, steps, backend, out } => {
+            lists::write(&pack, scenes, seed, steps, backend, &out)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Runs speed benchmarks. What was measured by then is written also where one fails or is ended early.
+fn speed(args: BenchArgs, benchmarks: &[fn(&mut Bench) -> Result<()>]) -> Result<ExitCode> {
+    let stop = on_ctrl_c()?;
+    let mut bench = Bench::new(args, std::sync::Arc::clone(&stop))?;
+    let ran = benchmarks.iter().try_for_each(|run| if bench.stopped() { Ok(()) } else { run(&mut bench) });
+    let finished = bench.finish();
+    ran.and(finished)?;
+    Ok(if stop.load(Ordering::SeqCst) { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
 fn quality(setup: &Setup, json: Option<PathBuf>) -> Result<()> {

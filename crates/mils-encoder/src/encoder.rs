@@ -189,6 +189,48 @@ impl Encoder {
         self.tokenizer.tokens(text).map(|tokens| tokens.ids)
     }
 
+    /// As [`DualEncoder::embed_images`], of pictures that are the model's input already, as [`Preprocess::apply`] makes
+    /// it: the image tower by itself. Only for models with pictures of one size.
+    ///
+    /// # Errors
+    /// If pixels are not as many as the model wants, or the device fails.
+    pub fn embed_pixels(&mut self, images: &[Pixels]) -> Result<Embeddings, EncoderError> {
+        let ImageSize::Fixed { height, width } = self.arch.image.size else {
+            let shape = images.first().map(|i| vec![3, i.height, i.width]).unwrap_or_default();
+            return Err(TensorError::Elements { shape, found: 0 }.into());
+        };
+        let mut data = Vec::with_capacity(images.len() * self.arch.dim);
+        for now in batches(images, MOST_IMAGES) {
+            let pixels = now.iter().flat_map(|image| &image.data).copied().collect();
+            data.extend(self.embed_batch(pixels, [now.len(), 3, height, width])?);
+        }
+        Ok(Embeddings::new(self.arch.dim, data)?)
+    }
+
+    /// As [`DualEncoder::embed_texts`], of texts that are token ids already: the text tower by itself. Ids are as
+    /// [`Encoder::model_tokens`] gives them, or with padding behind them, which is then computed too.
+    ///
+    /// # Errors
+    /// If a text has no ids, more than the model has positions for or such as it does not know, or the device fails.
+    pub fn embed_tokens(&mut self, texts: &[Vec<u32>]) -> Result<Embeddings, EncoderError> {
+        let tokens = texts.iter().map(|ids| self.tokenizer.pooled(ids.clone(), 0)).collect::<Result<_, _>>()?;
+        self.embed_tokenised(tokens)
+    }
+
+    /// Bytes of the activations of one run on so many pictures, by the memory plan; pictures of any size at their
+    /// largest.
+    ///
+    /// # Errors
+    /// If there cannot be such a batch.
+    pub fn image_activation_bytes(&self, batch: usize) -> Result<usize, EncoderError> {
+        let patches = match self.arch.image.size {
+            ImageSize::Fixed { .. } => 0,
+            ImageSize::Flexible { most_patches, .. } => most_patches,
+        };
+        let plan = graph(&self.arch, Bucket::Images { batch, patches })?.plan();
+        Ok(plan.slots.iter().sum::<usize>() * size_of::<f32>())
+    }
+
     /// The embeddings, [rows, dim], of one run of the bucket's program, which is compiled where it is new.
     fn run(&mut self, bucket: Bucket, inputs: &[HostTensor]) -> Result<Vec<f32>, EncoderError> {
         if self.programs.len() >= MOST_PROGRAMS && !self.programs.contains_key(&bucket) {
@@ -231,10 +273,55 @@ impl Encoder {
             for image in now {
                 pixels.extend(self.preprocess.apply(image)?.data);
             }
-            let inputs = [HostTensor::f32(&[batch, 3, height, width], pixels)?, self.image_rows(batch)?];
-            data.extend(self.run(Bucket::Images { batch, patches: 0 }, &inputs)?);
+            data.extend(self.embed_batch(pixels, [batch, 3, height, width])?);
         }
         Ok(data)
+    }
+
+    /// One run on pictures of one size.
+    fn embed_batch(&mut self, pixels: Vec<f32>, shape: [usize; 4]) -> Result<Vec<f32>, EncoderError> {
+        let batch = shape[0];
+        let inputs = [HostTensor::f32(&shape, pixels)?, self.image_rows(batch)?];
+        self.run(Bucket::Images { batch, patches: 0 }, &inputs)
+    }
+
+    /// Texts of about one length go through together.
+    fn embed_tokenised(&mut self, texts: Vec<Tokens>) -> Result<Embeddings, EncoderError> {
+        let dim = self.arch.dim;
+        let mut data = vec![0.0; texts.len() * dim];
+        let mut groups: BTreeMap<usize, Vec<(usize, Tokens)>> = BTreeMap::new();
+        for (i, text) in texts.into_iter().enumerate() {
+            let tokens = text.ids.len().next_multiple_of(TOKEN_STEP).min(self.arch.text.context);
+            groups.entry(tokens).or_default().push((i, text));
+        }
+        for (tokens, group) in groups {
+            for now in batches(&group, MOST_TEXTS) {
+                let batch = now.len();
+                let mut ids = Vec::with_capacity(batch * tokens);
+                let mut rows = Vec::with_capacity(batch);
+                let mut sees = Vec::with_capacity(batch);
+                for (k, (_, text)) in now.iter().enumerate() {
+                    rows.push((k * tokens + text.pooled) as u32);
+                    sees.push(text.pooled as u32 + 1);
+                    ids.extend(&text.ids);
+                    // Texts that are shorter are causal: nothing before the end token can see what is put here.
+                    ids.resize((k + 1) * tokens, 0);
+                }
+                let mut inputs = vec![
+                    HostTensor::u32(&[batch, tokens], ids)?,
+                    HostTensor::u32(&[tokens], (0..tokens as u32).collect())?,
+                    HostTensor::u32(&[batch], rows)?,
+                ];
+                if self.arch.text.causal {
+                    inputs.push(HostTensor::u32(&[batch], sees)?);
+                }
+                let out = self.run(Bucket::Texts { batch, tokens }, &inputs)?;
+                for ((i, _), row) in now.iter().zip(out.chunks_exact(dim)) {
+                    data[i * dim..(i + 1) * dim].copy_from_slice(row);
+                }
+            }
+        }
+        Ok(Embeddings::new(dim, data)?)
     }
 
     /// Pictures of any size: those with about as many patches go through together.
@@ -364,42 +451,8 @@ impl DualEncoder for Encoder {
     }
 
     fn embed_texts(&mut self, texts: &[String]) -> Result<Embeddings, EncoderError> {
-        let dim = self.arch.dim;
-        let mut data = vec![0.0; texts.len() * dim];
-        let mut groups: BTreeMap<usize, Vec<(usize, Tokens)>> = BTreeMap::new();
-        for (i, text) in texts.iter().enumerate() {
-            let text = self.tokenizer.tokens(text)?;
-            let tokens = text.ids.len().next_multiple_of(TOKEN_STEP).min(self.arch.text.context);
-            groups.entry(tokens).or_default().push((i, text));
-        }
-        for (tokens, group) in groups {
-            for now in batches(&group, MOST_TEXTS) {
-                let batch = now.len();
-                let mut ids = Vec::with_capacity(batch * tokens);
-                let mut rows = Vec::with_capacity(batch);
-                let mut sees = Vec::with_capacity(batch);
-                for (k, (_, text)) in now.iter().enumerate() {
-                    rows.push((k * tokens + text.pooled) as u32);
-                    sees.push(text.pooled as u32 + 1);
-                    ids.extend(&text.ids);
-                    // Texts that are shorter are causal: nothing before the end token can see what is put here.
-                    ids.resize((k + 1) * tokens, 0);
-                }
-                let mut inputs = vec![
-                    HostTensor::u32(&[batch, tokens], ids)?,
-                    HostTensor::u32(&[tokens], (0..tokens as u32).collect())?,
-                    HostTensor::u32(&[batch], rows)?,
-                ];
-                if self.arch.text.causal {
-                    inputs.push(HostTensor::u32(&[batch], sees)?);
-                }
-                let out = self.run(Bucket::Texts { batch, tokens }, &inputs)?;
-                for ((i, _), row) in now.iter().zip(out.chunks_exact(dim)) {
-                    data[i * dim..(i + 1) * dim].copy_from_slice(row);
-                }
-            }
-        }
-        Ok(Embeddings::new(dim, data)?)
+        let tokens = texts.iter().map(|text| self.tokenizer.tokens(text)).collect::<Result<_, _>>()?;
+        self.embed_tokenised(tokens)
     }
 }
 

@@ -152,11 +152,27 @@ impl TextTokenizer {
             let at = if left { 0 } else { ids.len() };
             ids.splice(at..at, std::iter::repeat_n(id, missing));
         }
+        self.pooled(ids, begin)
+    }
+
+    /// Ids that are the model's input, of which those before `begin` are padding, with the row that is read.
+    pub(crate) fn pooled(&self, ids: Vec<u32>, begin: usize) -> Result<Tokens, EncoderError> {
+        let fail = |problem: String| Err(EncoderError::Tokenize { text: format!("{} ids", ids.len()), problem });
+        if ids.is_empty() || ids.len() > self.context {
+            return fail(format!("the model takes 1 to {}", self.context));
+        }
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab) {
+            return fail(format!("token {id} is outside the vocabulary of {}", self.vocab));
+        }
         let pooled = match self.pool {
             TextPool::Last => self.context - 1,
             TextPool::EndToken(end) => begin + first(&ids[begin..], end),
             TextPool::LargestId => first(&ids, ids.iter().copied().max().unwrap_or_default()),
         };
+        // Where it is the last token that is read, nothing but the whole context will do.
+        if pooled >= ids.len() {
+            return fail(format!("the model takes {}, with padding", self.context));
+        }
         Ok(Tokens { ids, pooled })
     }
 }

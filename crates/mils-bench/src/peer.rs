@@ -1,0 +1,290 @@
+//! Peers: other programs that compute the same. Each runs as a worker process that speaks JSON Lines, a request a line
+//! on its stdin and an answer a line on its stdout; the first line is its greeting, with what it is made of.
+
+use crate::harness::machine::cpu_seconds;
+use anyhow::{Context, Result, anyhow, bail};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// The longest that an answer may take: exporting a large model is slow.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// How long a worker that was told to end may take.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// Lines of its stderr that are kept for messages.
+const KEPT_LINES: usize = 5;
+
+/// What is asked of a worker.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Ask<'a> {
+    /// Load a checkpoint folder; what it derives from it may be kept in `cache`.
+    Load {
+        /// The folder.
+        model: &'a Path,
+        /// For files of the worker's own.
+        cache: &'a Path,
+    },
+    /// Keep an input under a name. Raw numbers lie in a file: f32 pixels, or u32 token ids.
+    Input {
+        /// The name.
+        id: &'a str,
+        /// `pixels` or `tokens`.
+        kind: &'a str,
+        /// Its shape.
+        shape: &'a [usize],
+        /// The numbers.
+        file: &'a Path,
+    },
+    /// Run it so often.
+    Run {
+        /// The input.
+        id: &'a str,
+        /// How often.
+        repeats: usize,
+    },
+    /// Run it and return the embeddings.
+    Embed {
+        /// The input.
+        id: &'a str,
+    },
+}
+
+#[derive(Deserialize)]
+struct Greeting {
+    versions: BTreeMap<String, String>,
+}
+
+/// Seconds that loading took.
+#[derive(Deserialize)]
+pub struct Loaded {
+    /// By the worker's own clock.
+    pub seconds: f64,
+}
+
+/// Seconds of every run.
+#[derive(Deserialize)]
+pub struct Ran {
+    /// By the worker's own clock.
+    pub seconds: Vec<f64>,
+}
+
+/// Embeddings, row by row.
+#[derive(Deserialize)]
+pub struct Embedded {
+    /// Rows and width.
+    pub shape: [usize; 2],
+    /// The numbers.
+    pub data: Vec<f32>,
+}
+
+/// Nothing but that it was done.
+#[derive(Deserialize)]
+pub struct Done {}
+
+/// A peer's process.
+pub struct Worker {
+    name: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    said: Arc<Mutex<VecDeque<String>>>,
+    /// What it is made of.
+    pub versions: BTreeMap<String, String>,
+}
+
+impl Worker {
+    /// Starts a worker and waits for its greeting.
+    ///
+    /// # Errors
+    /// If it cannot be started, ends, or says that something is missing: one line.
+    pub fn start(name: &str, mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        #[cfg(unix)]
+        {
+            // A Ctrl-C is for us: we end the worker when what there is has been printed.
+            use std::os::unix::process::CommandExt;
+            command.process_group(0);
+        }
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
+        let (send, lines) = channel();
+        let said = Arc::new(Mutex::new(VecDeque::new()));
+        if let Some(stdout) = child.stdout.take() {
+            std::thread::spawn(move || {
+                BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|l| send.send(l))
+            });
+        }
+        if let Some(stderr) = child.stderr.take() {
+            let said = Arc::clone(&said);
+            std::thread::spawn(move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok).filter(|l| !l.trim().is_empty()) {
+                    let Ok(mut said) = said.lock() else { return };
+                    said.push_back(line);
+                    let surplus = said.len().saturating_sub(KEPT_LINES);
+                    said.drain(..surplus);
+                }
+            });
+        }
+        let stdin = child.stdin.take();
+        let mut worker = Self { name: name.into(), child, stdin, lines, said, versions: BTreeMap::new() };
+        worker.versions = worker.answer::<Greeting>()?.versions;
+        Ok(worker)
+    }
+
+    /// Its name among [`NAMES`].
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// CPU seconds that it has taken.
+    pub fn cpu_seconds(&self) -> Option<f64> {
+        cpu_seconds(self.process())
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// If it has ended, answers with an error or something else than was asked for, or takes too long.
+    pub fn ask<T: DeserializeOwned>(&mut self, ask: &Ask<'_>) -> Result<T> {
+        let mut line = serde_json::to_string(ask)?;
+        line.push('\n');
+        let sent = self.stdin.as_mut().map(|stdin| stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush()));
+        match sent {
+            Some(Ok(())) => self.answer(),
+            // It has ended, maybe with a last word.
+            _ => Err(self.ended()),
+        }
+    }
+
+    fn answer<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let line = match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => bail!("no answer in {} s", PATIENCE.as_secs()),
+            Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
+        };
+        let json: serde_json::Value =
+            serde_json::from_str(&line).with_context(|| format!("answered {line:.60?}, which is not JSON"))?;
+        if let Some(error) = json.get("error") {
+            bail!("{}", error.as_str().unwrap_or("an error without words"));
+        }
+        serde_json::from_value(json).with_context(|| format!("answered {line:.60?}"))
+    }
+
+    fn ended(&mut self) -> anyhow::Error {
+        // Its stderr is read by another thread, which needs a moment.
+        std::thread::sleep(Duration::from_millis(50));
+        let said = self.said.lock().map(|s| s.back().cloned().unwrap_or_default()).unwrap_or_default();
+        let status = self.child.try_wait().ok().flatten().map(|s| format!(" ({s})")).unwrap_or_default();
+        anyhow!("the worker of {} has ended{status} {said}", self.name)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It ends when there is nothing more to read.
+        self.stdin = None;
+        let begin = Instant::now();
+        while begin.elapsed() < FAREWELL {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // It may have ended just now.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Which peers there are, in the order of the tables.
+pub const NAMES: [&str; 4] = ["ort-f32", "torch-f32", "torch-bf16", "candle-f32"];
+
+/// How peers are started.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    /// Which are wanted.
+    pub wanted: Vec<String>,
+    /// The Python that has them.
+    pub python: PathBuf,
+    /// Threads of each.
+    pub threads: usize,
+}
+
+impl Peers {
+    /// From what the command line says: `None` none, an empty list all.
+    ///
+    /// # Errors
+    /// If there is no peer of a name.
+    pub fn new(wanted: Option<&[String]>, python: Option<PathBuf>, threads: usize) -> Result<Self> {
+        let wanted = match wanted {
+            None => vec![],
+            Some([]) => NAMES.map(str::to_owned).to_vec(),
+            Some(names) => names.to_vec(),
+        };
+        if let Some(other) = wanted.iter().find(|w| !NAMES.contains(&w.as_str())) {
+            bail!("--peers: there is no {other}; there are {}", NAMES.join(", "));
+        }
+        let python = python.or_else(|| std::env::var_os("MILS_BENCH_PYTHON").map(PathBuf::from));
+        Ok(Self { wanted, python: python.unwrap_or_else(|| "python3".into()), threads })
+    }
+
+    /// Starts those that are there; `missing` is told of the others, a line each.
+    pub fn start(&self, missing: &mut dyn FnMut(String)) -> Vec<Worker> {
+        let mut workers = Vec::new();
+        for name in &self.wanted {
+            match self.start_one(name) {
+                Ok(worker) => workers.push(worker),
+                Err(problem) => missing(format!("{name} is left out: {problem:#}")),
+            }
+        }
+        workers
+    }
+
+    /// Starts one.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn start_one(&self, name: &str) -> Result<Worker> {
+        let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+        let command = if name.starts_with("candle") {
+            let mut command = Command::new(candle(&peers.join("candle"))?);
+            command.arg(self.threads.to_string()).env("RAYON_NUM_THREADS", self.threads.to_string());
+            command
+        } else {
+            let mut command = Command::new(&self.python);
+            command.arg(peers.join("peer.py")).arg(name).arg(self.threads.to_string());
+            command
+        };
+        Worker::start(name, command)
+    }
+}
+
+/// Builds candle's worker, which is a project of its own: candle is no dependency of ours.
+fn candle(project: &Path) -> Result<PathBuf> {
+    let target = std::env::current_exe()?.parent().map(|release| release.join("../candle-peer")).unwrap_or_default();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--release", "--locked", "--quiet", "--manifest-path"]).arg(project.join("Cargo.toml"));
+    build.arg("--target-dir").arg(&target).env("RUSTFLAGS", "-C target-cpu=native");
+    let output = build.stdin(Stdio::null()).output().context("cannot start cargo")?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        bail!("cargo cannot build it: {}", text.lines().find(|l| l.starts_with("error")).unwrap_or_default());
+    }
+    Ok(target.join("release/candle-peer"))
+}
+
+#[cfg(all(test, unix))]
+mod tests;

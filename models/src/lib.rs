@@ -60,9 +60,9 @@ pub struct GeneratorFiles {
     /// Tokens of prompt and answer.
     #[serde(default = "default_context")]
     pub context: u32,
-    /// Answers sampled side by side.
-    #[serde(default = "default_sequences")]
-    pub sequences: usize,
+    /// Answers sampled side by side; where it does not say, as many as suit the model and the machine.
+    #[serde(default)]
+    pub sequences: Option<usize>,
     /// Texts asked for in each answer.
     #[serde(default = "default_lines")]
     pub lines: usize,
@@ -70,10 +70,6 @@ pub struct GeneratorFiles {
 
 fn default_context() -> u32 {
     4096
-}
-
-fn default_sequences() -> usize {
-    8
 }
 
 fn default_lines() -> usize {
@@ -230,7 +226,7 @@ impl Pack {
         within("loop.asks", asks, 1, 100)?;
         within("loop.label_scale", label_scale as usize, 1, 10_000)?;
         within("generator.context", context as usize, 64, 1 << 20)?;
-        within("generator.sequences", sequences, 1, 255)?;
+        within("generator.sequences", sequences.unwrap_or(1), 1, 255)?;
         within("generator.lines", lines, 1, 1000)?;
         if !(0.0..=10.0).contains(&temperature) {
             return Err(format!("`loop.temperature` is {temperature}; expected 0 to 10"));

@@ -4,9 +4,10 @@
 use mils_llm::{LlamaError, LlamaGenerator, LlamaOptions};
 use mils_optim::prompt::PromptTemplate;
 use mils_optim::{Generator, Labelled, Proposals, Request};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 fn model() -> PathBuf {
@@ -80,6 +81,125 @@ fn sequences_side_by_side_are_each_what_they_are_alone() {
     assert!(together.iter().all(|t| *t == alone[0]), "{together:?} against {alone:?}");
     // More than there are sequences: several rounds.
     assert_eq!(ask(&mut open(greedy(2)), &pool(&TEXTS), 5, 3).texts, together[..5]);
+}
+
+/// How many texts are the same, of all. The company that an answer is decoded in may change its last bits.
+fn share_of_same(a: &[String], b: &[String]) -> f64 {
+    assert_eq!(a.len(), b.len(), "{a:?} against {b:?}");
+    a.iter().zip(b).filter(|(a, b)| a == b).count() as f64 / a.len() as f64
+}
+
+#[test]
+fn an_answer_is_the_same_whatever_the_number_of_sequences() {
+    let of = |sequences| ask(&mut open(LlamaOptions { sequences, ..options() }), &pool(&TEXTS), 20, 3);
+    let (all, few) = (of(20), of(3));
+    assert_eq!(all.texts.len() + all.unusable.len(), few.texts.len() + few.unusable.len());
+    assert!(share_of_same(&all.texts, &few.texts) >= 0.8, "{:?} against {:?}", all.texts, few.texts);
+    assert_eq!(all.usage.prompt_tokens, few.usage.prompt_tokens, "the prompt is computed once");
+}
+
+/// What four handles are asked at once.
+fn four_pools() -> Vec<Vec<Labelled>> {
+    (0..4).map(|i| pool(&[TEXTS[i], TEXTS[(i + 1) % 4], TEXTS[(i + 2) % 4]])).collect()
+}
+
+#[test]
+fn requests_at_the_same_time_get_what_each_gets_alone() {
+    let side_by_side = || LlamaOptions { sequences: 32, prompts: 4, ..options() };
+    let pools = four_pools();
+    let alone: Vec<Proposals> =
+        pools.iter().zip(0..).map(|(pool, seed)| ask(&mut open(side_by_side()), pool, 8, seed)).collect();
+    let first = open(side_by_side());
+    let before = first.busy();
+    let start = Barrier::new(4);
+    let together: Vec<Proposals> = std::thread::scope(|scope| {
+        let asked: Vec<_> = pools
+            .iter()
+            .zip(0..)
+            .map(|(pool, seed)| {
+                let (mut handle, start) = (first.another(), &start);
+                scope.spawn(move || {
+                    start.wait();
+                    ask(&mut handle, pool, 8, seed)
+                })
+            })
+            .collect();
+        asked.into_iter().map(|a| a.join().unwrap()).collect()
+    });
+    assert!(first.busy() > before);
+    let same: f64 = alone.iter().zip(&together).map(|(a, b)| share_of_same(&a.texts, &b.texts)).sum();
+    assert!(same / 4.0 >= 0.9, "{alone:?} against {together:?}");
+    // All but the first take over the instructions from another, whatever the order in which they came.
+    let taken_over = together.iter().filter(|p| p.usage.reused_tokens > 20).count();
+    assert_eq!(taken_over, 3, "{:?}", together.iter().map(|p| p.usage).collect::<Vec<_>>());
+    assert!(alone.iter().all(|p| p.usage.reused_tokens == 0));
+}
+
+#[test]
+fn each_handle_finds_its_own_last_prompt_again() {
+    let mut first = open(LlamaOptions { prompts: 2, ..options() });
+    let mut second = first.another();
+    let (one, other) = (pool(&TEXTS[..3]), pool(&[TEXTS[3], TEXTS[1], TEXTS[0]]));
+    for (generator, pool) in [(&mut first, &one), (&mut second, &other)] {
+        ask(generator, pool, 1, 1);
+    }
+    for (generator, pool) in [(&mut first, &one), (&mut second, &other)] {
+        let usage = ask(generator, pool, 1, 2).usage;
+        assert_eq!(usage.reused_tokens, usage.prompt_tokens, "not a token of the same prompt is computed again");
+    }
+}
+
+#[test]
+fn answers_come_as_they_end_and_can_be_ended() {
+    let mut generator = open(LlamaOptions { sequences: 4, ..options() });
+    let pool = pool(&TEXTS);
+    let request = Request { step: 1, pool: &pool, count: 24, seed: 1 };
+    let watch = generator.another();
+    let (mut pieces, mut times) = (Vec::new(), Vec::new());
+    generator
+        .stream(&request, &mut |number, piece| {
+            times.push(watch.busy());
+            pieces.push((number, piece));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let mut numbers: Vec<usize> = pieces.iter().map(|p| p.0).collect();
+    // The last one tells what the prompt cost.
+    assert_eq!(numbers.pop(), Some(24));
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..24));
+    let whole = times[24];
+    assert!(times[0] < whole / 2, "the first of six rounds comes at {:?} of {whole:?}", times[0]);
+    let texts = Proposals::gather(pieces).texts;
+    assert_eq!(texts, ask(&mut open(LlamaOptions { sequences: 4, ..options() }), &pool, 24, 1).texts);
+
+    let mut taken = 0;
+    let before = watch.busy();
+    let mut two = |_: usize, _: Proposals| {
+        taken += 1;
+        if taken == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    generator.stream(&request, &mut two).unwrap();
+    assert_eq!(taken, 2);
+    assert!(watch.busy() - before < whole / 2, "the rest is not decoded");
+    assert_eq!(ask(&mut generator, &pool, 24, 1).texts.len(), texts.len(), "and the next request is whole");
+}
+
+#[test]
+fn handles_outlive_the_first_and_errors_are_the_askers_alone() {
+    let first = open(LlamaOptions { prompts: 2, context: 256, ..options() });
+    let (mut second, mut third) = (first.another(), first.another());
+    drop(first);
+    let long: Vec<String> = (0..30).map(|i| format!("a big red dog on the left {i}")).collect();
+    let long = pool(&long.iter().map(String::as_str).collect::<Vec<_>>());
+    let error = second.propose(&Request { step: 1, pool: &long, count: 1, seed: 0 }).unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(LlamaError::ContextTooSmall { .. })), "{error}");
+    assert!(!ask(&mut third, &pool(&TEXTS[..1]), 8, 1).texts.is_empty());
+    drop(second);
+    assert!(!ask(&mut third, &pool(&TEXTS[..1]), 8, 2).texts.is_empty());
+    let template = PromptTemplate::new("", "x").unwrap();
+    let wrong = LlamaOptions { prompts: 0, ..options() };
+    assert!(matches!(LlamaGenerator::open(&model(), wrong, template), Err(LlamaError::Option(_))));
 }
 
 #[test]

@@ -120,6 +120,7 @@ const EXAMPLES: &str = "\
 Examples:
   mils caption photo.jpg
   mils caption --steps 4 --seed 7 *.png
+  mils caption --in-flight 8 *.jpg            (eight at a time, printed in the order of the files)
   mils caption photo.jpg --format json | jq -r .caption
   mils caption photo.jpg --report run.html --trace run.jsonl
   mils caption photo.jpg --pack ~/my-pack     (a folder with a pack.toml)
@@ -156,9 +157,19 @@ pub struct CaptionArgs {
     #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
 
-    /// Seed; the same seed gives the same run
+    /// Seed; the same seed gives the same run, up to rounding where several files are in flight
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+
+    /// Files captioned side by side: their texts are written together, and some are scored while others are written
+    /// for; 1 is one after another [default: what suits the devices]
+    #[arg(long, value_name = "N", value_parser = number(1..=64), allow_negative_numbers = true)]
+    pub in_flight: Option<u32>,
+
+    /// Answers that the language model writes side by side, over all files [default: the pack's, or what suits the
+    /// model and the machine]
+    #[arg(long, value_name = "N", value_parser = number(1..=192), allow_negative_numbers = true)]
+    pub sequences: Option<u32>,
 
     /// Where and how it runs.
     #[command(flatten)]

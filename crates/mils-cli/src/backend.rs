@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use mils_cpu::Cpu;
 use mils_gpu::{Gpu, GpuError};
 use mils_graph::Backend;
+use mils_llm::Placement;
 
 /// Where the encoder runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -45,6 +46,14 @@ pub fn open_backend(choice: BackendChoice) -> Result<(Box<dyn Backend>, String)>
         (_, Some(why)) if choice == BackendChoice::Auto => Ok(cpu(&format!(" ({why})"))),
         (Ok(gpu), Some(_)) => Ok((Box::new(gpu), format!("{name}, a software driver: the CPU backend is faster"))),
         (Err(error), _) => bail!("--backend gpu: {error}"),
+    }
+}
+
+/// Where the language model may go: `cpu` is meant for it too. Whether there is a GPU for it is llama.cpp's to say.
+pub fn generator_placement(choice: BackendChoice) -> Placement {
+    match choice {
+        BackendChoice::Cpu => Placement::Cpu,
+        BackendChoice::Auto | BackendChoice::Gpu => Placement::Auto,
     }
 }
 

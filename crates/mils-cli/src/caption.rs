@@ -1,23 +1,26 @@
 //! `mils caption`: files in, captions out, whatever happens in between.
 
 use crate::args::{CaptionArgs, Format};
+use crate::flight::Runway;
 use crate::inputs::read_picture;
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::report::{self, FileReport, Report};
-use crate::session::{Options, Run, Session, decimal};
+use crate::session::{Facts, Options, Run, Session, decimal};
 use crate::show::{Display, one_line, tell};
 use crate::trace::Trace;
 use anyhow::{Context, Result};
 use mils_media::RgbImage;
 use mils_models::Pack;
-use mils_optim::{Candidate, Event, StepRecord, StoppedBy};
+use mils_optim::{Candidate, Event, StepRecord, StoppedBy, Usage};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// What the report wants to know of each step.
 pub struct StepView {
@@ -36,21 +39,38 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
     let pack = Pack::find(&args.pack)?;
     let cancel = on_ctrl_c()?;
     let display = Display::new(args.quiet, args.verbose);
-    let mut job = Job { args, cancel, display, trace: None, report: Report::default(), failed: false };
+    let (trace, steps, failed) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+    let mut job = Job { args, cancel, display, trace, steps, failed };
     let result = job.run(pack);
     job.display.finish();
     result
 }
 
-/// One call of the command.
+/// One call of the command: what the threads of its files share.
 struct Job<'a> {
     args: &'a CaptionArgs,
     cancel: Arc<AtomicBool>,
     display: Display,
-    trace: Option<Trace>,
-    report: Report,
+    trace: Mutex<Option<Trace>>,
+    /// What the report wants to know, by the file's number.
+    steps: Mutex<HashMap<usize, Vec<StepView>>>,
     /// Something failed that did not stop the rest.
-    failed: bool,
+    failed: AtomicBool,
+}
+
+/// How a file ended.
+type Ended = Result<(Arc<RgbImage>, Run)>;
+
+/// What has a place in the order of the files.
+struct Results<'a> {
+    /// For their names and settings.
+    facts: &'a Facts,
+    report: Report,
+    /// Files that ended before one that stands before them.
+    waiting: BTreeMap<usize, Ended>,
+    /// The next file to be told of.
+    next: usize,
+    printed: Result<()>,
 }
 
 impl Job<'_> {
@@ -58,36 +78,32 @@ impl Job<'_> {
         let args = self.args;
         // Whatever is known to fail is said before models are loaded: a single picture that cannot be read, and
         // outputs that cannot be written.
-        let mut first = Some(read_picture(&args.files[0]));
-        if let ([file], Some(Err(error))) = (&args.files[..], &first) {
+        let first = read_picture(&args.files[0]);
+        if let ([file], Err(error)) = (&args.files[..], &first) {
             return self.fail(file, error).map(|()| ExitCode::FAILURE);
         }
         if let Some(path) = &args.report {
             report::check(path)?;
         }
-        self.trace = args.trace.as_deref().map(Trace::open).transpose()?;
+        self.trace = Mutex::new(args.trace.as_deref().map(Trace::open).transpose()?);
         let Some(mut session) = self.open(pack)? else { return Ok(ExitCode::from(INTERRUPTED)) };
+        self.display.expect(args.files.len(), session.in_flight(), session.config.steps);
         self.trace(|trace| trace.begin(&session));
-        let mut printed = Ok(());
-        for file in &args.files {
-            // Where a result cannot be printed, no further one can.
-            if self.cancelled() || printed.is_err() {
-                break;
-            }
-            let image = first.take().unwrap_or_else(|| read_picture(file));
-            printed = self.file(&mut session, file, image);
-        }
+        let facts = session.facts();
+        let mut results =
+            Results { facts: &facts, report: Report::default(), waiting: BTreeMap::new(), next: 0, printed: Ok(()) };
+        self.caption_all(&mut session, first, &mut results);
         self.display.finish();
         // The trace and the report are wanted even when whoever read the results has seen enough.
-        let reported = self.write_report(&session);
-        match printed {
+        let reported = self.write_report(&results.report, &facts);
+        match results.printed {
             Err(error) if is_broken_pipe(&error) => {}
             printed => printed?,
         }
         reported?;
         Ok(if self.cancelled() {
             ExitCode::from(INTERRUPTED)
-        } else if self.failed {
+        } else if self.failed.load(Ordering::SeqCst) {
             ExitCode::FAILURE
         } else {
             ExitCode::SUCCESS
@@ -108,6 +124,9 @@ impl Job<'_> {
             temperature: args.temperature,
             seed: args.seed,
             precision: args.encoder.dtype.into(),
+            pictures: args.files.len(),
+            in_flight: args.in_flight.map(|n| n as usize),
+            sequences: args.sequences.map(|n| n as usize),
             cancel: Arc::clone(&self.cancel),
             ..Options::default()
         };
@@ -117,63 +136,104 @@ impl Job<'_> {
         }
     }
 
-    /// One file, from reading to printing.
-    ///
-    /// # Errors
-    /// If the result cannot be printed. A file that fails is no error here.
-    fn file(&mut self, session: &mut Session, file: &Path, image: Result<RgbImage>) -> Result<()> {
-        let name = file.display().to_string();
-        self.display.begin(&name, session.config.steps);
-        self.trace(|trace| trace.file(&name));
-        let done = image.and_then(|image| {
-            let (run, steps) = self.caption(session, &image)?;
-            Ok((image, run, steps))
-        });
-        let (image, run, steps) = match done {
-            Ok(done) => done,
-            Err(error) => {
-                self.trace(|trace| trace.failed(&one_line(&error)));
-                return self.fail(file, &error);
-            }
+    /// All files, some at a time, with the display and the trace looking on.
+    fn caption_all(&self, session: &mut Session, first: Result<RgbImage>, results: &mut Results<'_>) {
+        let files = &self.args.files;
+        let first = Mutex::new(Some(first));
+        let begin = Instant::now();
+        let name = |number: usize| files[number].display().to_string();
+        let next = |number: usize| {
+            let file = files.get(number).filter(|_| !self.cancelled())?;
+            self.display.begin(number, &name(number));
+            self.trace(|trace| trace.file(&name(number)));
+            let read = locked(&first).take().filter(|_| number == 0);
+            Some(read.unwrap_or_else(|| read_picture(file)))
         };
-        self.trace(|trace| trace.end(&run));
+        let observer = |number: usize, event: &Event<'_>| {
+            self.display.event(number, event);
+            if let (Event::StepFinished { record, pool }, true) = (event, self.args.report.is_some()) {
+                let view = StepView { record: (*record).clone(), pool: pool.to_vec() };
+                locked(&self.steps).entry(number).or_default().push(view);
+            }
+            self.trace(|trace| trace.event(&name(number), event));
+            if self.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let mut usage = Usage::default();
+        let runway = Runway { next: &next, observer: &observer };
+        let utilisation = session.caption_all(&runway, &mut |number, ended| {
+            if let Ok((_, run)) = &ended {
+                usage += run.outcome.counts.usage;
+            }
+            self.ended(results, number, ended);
+            // Where a result cannot be printed, no further one can.
+            if results.printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let seconds = begin.elapsed().as_secs_f64();
+        self.trace(|trace| trace.total(results.next, seconds, utilisation));
+        let percent = |share: f64| share * 100.0;
+        self.display.summary(&format!(
+            "{} in {seconds:.1} s, {} at a time: language model busy {:.0} %, encoder busy {:.0} %; {:.0} % of the \
+             prompts' tokens were not computed again",
+            if results.next == 1 { "1 file".to_owned() } else { format!("{} files", results.next) },
+            session.in_flight(),
+            percent(utilisation.generator),
+            percent(utilisation.scorer),
+            percent(usage.reused_tokens as f64 / usage.prompt_tokens.max(1) as f64),
+        ));
+    }
+
+    /// A file has ended: the trace has it at once, its result is printed in the order of the files.
+    fn ended(&self, results: &mut Results<'_>, number: usize, ended: Ended) {
+        let name = self.args.files[number].display().to_string();
+        match &ended {
+            Ok((_, run)) => self.trace(|trace| trace.end(&name, run)),
+            Err(error) => self.trace(|trace| trace.failed(&name, &one_line(error))),
+        }
+        self.display.end(number);
+        results.waiting.insert(number, ended);
+        while let Some(ended) = results.waiting.remove(&results.next) {
+            let number = results.next;
+            results.next += 1;
+            let printed = self.tell(results, number, ended);
+            if results.printed.is_ok() {
+                results.printed = printed;
+            }
+        }
+    }
+
+    /// Prints a file's result and puts it into the report.
+    fn tell(&self, results: &mut Results<'_>, number: usize, ended: Ended) -> Result<()> {
+        let file = &self.args.files[number];
+        let (image, run) = match ended {
+            Ok(run) => run,
+            Err(error) => return self.fail(file, &error),
+        };
+        let name = file.display().to_string();
         let line = match self.args.format {
             Format::Text if self.args.files.len() == 1 => run.outcome.best.text.clone(),
             Format::Text => format!("{name}\t{}", run.outcome.best.text),
-            Format::Json => result(&name, session, &run).to_string(),
+            Format::Json => result(&name, results.facts, &run).to_string(),
         };
-        let printed = self.print(&line);
+        let printed = if results.printed.is_ok() { self.print(&line) } else { Ok(()) };
         if self.args.report.is_some() {
-            self.report.files.push(FileReport::new(&name, &image, &run, &steps, session)?);
+            let steps = locked(&self.steps).remove(&number).unwrap_or_default();
+            results.report.files.push(FileReport::new(&name, &image, &run, &steps, results.facts)?);
         }
         printed
     }
 
-    /// Runs the loop on one picture, with the display and the trace looking on.
-    fn caption(&mut self, session: &mut Session, image: &RgbImage) -> Result<(Run, Vec<StepView>)> {
-        let mut steps = Vec::new();
-        let run = session.caption(image, &mut |event| {
-            self.display.event(event);
-            if let Event::StepFinished { record, pool } = event {
-                steps.push(StepView { record: (*record).clone(), pool: pool.to_vec() });
-            }
-            self.trace(|trace| trace.event(event));
-            if self.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        Ok((run, steps))
-    }
-
     /// Writes to the trace, if there is one. One that cannot be written is said once, and captions go on without it.
-    fn trace(&mut self, write: impl FnOnce(&mut Trace) -> Result<()>) {
-        let Some(Err(error)) = self.trace.as_mut().map(write) else { return };
-        self.trace = None;
-        self.failed = true;
+    fn trace(&self, write: impl FnOnce(&mut Trace) -> Result<()>) {
+        let mut trace = locked(&self.trace);
+        let Some(Err(error)) = trace.as_mut().map(write) else { return };
+        *trace = None;
+        self.failed.store(true, Ordering::SeqCst);
         self.display.bar_suspend(|| tell(&format!("mils: {}; going on without it", one_line(&error))));
     }
 
     /// Says that a file failed; in JSON also to whoever reads the results.
-    fn fail(&mut self, file: &Path, error: &anyhow::Error) -> Result<()> {
-        self.failed = true;
+    fn fail(&self, file: &Path, error: &anyhow::Error) -> Result<()> {
+        self.failed.store(true, Ordering::SeqCst);
         let (name, error) = (file.display().to_string(), one_line(error));
         self.display.bar_suspend(|| tell(&format!("mils: {name}: {error}")));
         match self.args.format {
@@ -190,14 +250,19 @@ impl Job<'_> {
         })
     }
 
-    fn write_report(&self, session: &Session) -> Result<()> {
-        let Some(path) = self.args.report.as_ref().filter(|_| !self.report.files.is_empty()) else { return Ok(()) };
-        self.report.write(path, session)?;
+    fn write_report(&self, report: &Report, facts: &Facts) -> Result<()> {
+        let Some(path) = self.args.report.as_ref().filter(|_| !report.files.is_empty()) else { return Ok(()) };
+        report.write(path, facts)?;
         if !self.args.quiet {
             tell(&format!("report: {}", path.display()));
         }
         Ok(())
     }
+}
+
+/// What a lock guards. A thread that died with it held has left it whole: nothing here is changed in two steps.
+fn locked<T>(guarded: &Mutex<T>) -> MutexGuard<'_, T> {
+    guarded.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether whoever read our output has gone.
@@ -207,7 +272,7 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// The result of a file as JSON.
-fn result(file: &str, session: &Session, run: &Run) -> Value {
+fn result(file: &str, facts: &Facts, run: &Run) -> Value {
     let outcome = &run.outcome;
     let counts = &outcome.counts;
     json!({
@@ -223,10 +288,12 @@ fn result(file: &str, session: &Session, run: &Run) -> Value {
             "generated_tokens": counts.usage.generated_tokens,
         },
         "seconds": run.seconds,
-        "models": session.names,
-        "settings": session.config,
-        "temperature": decimal(session.temperature),
-        "sampling": session.sampling,
+        "utilisation": run.utilisation,
+        "in_flight": facts.in_flight,
+        "models": facts.names,
+        "settings": facts.config,
+        "temperature": decimal(facts.temperature),
+        "sampling": facts.sampling,
         "interrupted": outcome.stopped_by == StoppedBy::Interrupted,
     })
 }

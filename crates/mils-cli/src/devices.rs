@@ -4,12 +4,19 @@ use crate::args::{DevicesArgs, DevicesFormat};
 use crate::backend::cpu_because;
 use anyhow::{Context, Result};
 use mils_gpu::{Adapter, AdapterKind, Adapters, Verdict};
+use mils_llm::{Device, DeviceKind, Placement};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::ExitCode;
 
 /// Variables that narrow the choice.
 const VARIABLES: [&str; 2] = ["WGPU_ADAPTER_NAME", "WGPU_BACKEND"];
+
+const NO_GPU: &str = if cfg!(any(feature = "cuda", feature = "metal", feature = "rocm", feature = "vulkan")) {
+    "no GPU was found by the back ends that this program was built with"
+} else {
+    "this program was built without GPU back ends for it (cargo features cuda, metal, rocm, vulkan)"
+};
 
 /// What there is to tell.
 struct Devices {
@@ -19,6 +26,8 @@ struct Devices {
     threads: usize,
     /// The variables that are set.
     environment: Vec<(&'static str, String)>,
+    /// llama.cpp's devices, and the names of those that the language model is put on.
+    llama: Result<(Vec<Device>, Vec<String>), String>,
 }
 
 /// Runs the command.
@@ -32,7 +41,7 @@ pub fn run(args: &DevicesArgs) -> Result<ExitCode> {
     // Every name has an empty one in it; no API has an empty name.
     let in_force = |(name, value): &(&str, String)| *name != "WGPU_ADAPTER_NAME" || !value.is_empty();
     let environment = VARIABLES.iter().filter_map(set).filter(in_force).collect();
-    let devices = Devices { auto: auto(&adapters), adapters, threads, environment };
+    let devices = Devices { auto: auto(&adapters), adapters, threads, environment, llama: llama() };
     let text = match args.format {
         DevicesFormat::Text => devices.text(),
         DevicesFormat::Json => devices.json().to_string(),
@@ -52,10 +61,18 @@ fn auto(adapters: &Adapters) -> Result<usize, String> {
     }
 }
 
+/// As llama.cpp chooses.
+fn llama() -> Result<(Vec<Device>, Vec<String>), String> {
+    let all = mils_llm::devices().map_err(|e| e.to_string())?;
+    let taken = mils_llm::chosen(&all, Placement::Auto).into_iter().map(|d| d.name.clone()).collect();
+    Ok((all, taken))
+}
+
 impl Devices {
     fn text(&self) -> String {
         let mut out: Vec<String> = self.adapters.all().iter().map(adapter).collect();
         out.push(format!("CPU, {} threads", self.threads));
+        out.push(self.llama_text());
         let taken = match &self.auto {
             Ok(at) => format!("{}: the first that opens", self.adapters.all()[*at].full_name()),
             Err(why) => format!("the CPU: {why}"),
@@ -68,6 +85,39 @@ impl Devices {
         out.join("\n\n")
     }
 
+    /// The language model's part.
+    fn llama_text(&self) -> String {
+        let (all, taken) = match &self.llama {
+            Ok(found) => found,
+            Err(problem) => return format!("The language model: {problem}"),
+        };
+        let mut out = "The language model (llama.cpp)".to_owned();
+        for d in all {
+            let used = if taken.contains(&d.name) { ", taken" } else { "" };
+            let (memory, free) = (bytes(d.memory), bytes(d.free));
+            out += &format!("\n  {:<24}{}, {}: {memory}, {free} free{used}", d.name, d.description, d.kind);
+        }
+        if all.iter().all(|d| d.kind == DeviceKind::Cpu) {
+            out += &format!("\n  {NO_GPU}");
+        }
+        out
+    }
+
+    fn llama_json(&self) -> Value {
+        match &self.llama {
+            Err(problem) => json!({"devices": [], "taken": [], "problem": problem}),
+            Ok((all, taken)) => {
+                let device = |d: &Device| {
+                    json!({
+                        "name": d.name, "description": d.description, "backend": d.api, "type": d.kind.to_string(),
+                        "memory": d.memory, "free": d.free,
+                    })
+                };
+                json!({"devices": all.iter().map(device).collect::<Vec<_>>(), "taken": taken, "problem": null})
+            }
+        }
+    }
+
     fn json(&self) -> Value {
         let adapters: Vec<Value> = self.adapters.all().iter().map(adapter_json).collect();
         let auto = match &self.auto {
@@ -78,6 +128,7 @@ impl Devices {
             self.environment.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         json!({
             "adapters": adapters, "cpu": {"threads": self.threads}, "auto": auto, "environment": environment,
+            "language_model": self.llama_json(),
         })
     }
 }

@@ -22,6 +22,7 @@ pub mod backend;
 pub mod caption;
 pub mod devices;
 pub mod embed;
+pub mod flight;
 pub mod inputs;
 pub mod interrupt;
 pub mod model;

@@ -2,12 +2,13 @@
 
 use crate::caption::StepView;
 use crate::output::{self, Replacement};
-use crate::session::{Run, Session};
+use crate::session::{Facts, Run};
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use image::imageops::FilterType;
 use mils_media::RgbImage;
+use mils_optim::relative_labels;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
@@ -83,13 +84,13 @@ impl FileReport {
     ///
     /// # Errors
     /// If the thumbnail cannot be encoded.
-    pub fn new(name: &str, image: &RgbImage, run: &Run, steps: &[StepView], session: &Session) -> Result<Self> {
+    pub fn new(name: &str, image: &RgbImage, run: &Run, steps: &[StepView], facts: &Facts) -> Result<Self> {
         let outcome = &run.outcome;
         let first = outcome.steps.first().map(|r| r.best.clone()).unwrap_or_else(|| outcome.best.clone());
         let counts = &outcome.counts;
         let usage = counts.usage;
         let seconds = |s: f64| format!("{s:.2} s");
-        let facts = vec![
+        let rows = vec![
             ("captions scored", counts.scored.to_string()),
             ("known already", counts.memo_hits.to_string()),
             ("unusable", counts.unusable.to_string()),
@@ -113,24 +114,24 @@ impl FileReport {
             }
             .to_owned(),
             chart: Chart::new(steps),
-            steps: steps.iter().map(|s| StepRows::new(s, session)).collect(),
-            facts,
+            steps: steps.iter().map(|s| StepRows::new(s, facts)).collect(),
+            facts: rows,
         })
     }
 }
 
 impl StepRows {
-    fn new(step: &StepView, session: &Session) -> Self {
+    fn new(step: &StepView, facts: &Facts) -> Self {
         let record = &step.record;
         let title =
             if record.step == 0 { "Start: the initial set".to_owned() } else { format!("Step {}", record.step) };
         let note = format!("{} scored, {} kept, {} unusable or known", record.scored, record.entered, record.unusable);
         let scores: Vec<f32> = step.pool.iter().map(|c| c.score).collect();
-        let scale = session.config.label_scale.max(1);
-        let rows = step.pool.iter().zip(session.labels(&scores)).take(ROWS);
+        let scale = facts.config.label_scale;
+        let rows = step.pool.iter().zip(relative_labels(&scores, scale)).take(ROWS);
         let rows = rows.map(|(c, label)| Row {
             score: format!("{:.4}", c.score),
-            bar: (u64::from(label) * 100 / u64::from(scale)) as u32,
+            bar: (u64::from(label) * 100 / u64::from(scale.max(1))) as u32,
             text: c.text.clone(),
             new: c.step == record.step && record.step > 0,
             step: c.step,
@@ -196,15 +197,15 @@ impl Report {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write(&self, path: &Path, session: &Session) -> Result<()> {
+    pub fn write(&self, path: &Path, facts: &Facts) -> Result<()> {
         let mut environment = Environment::new();
         environment.set_auto_escape_callback(|_| AutoEscape::Html);
         environment.add_template("report", TEMPLATE)?;
         let html = environment.get_template("report")?.render(context! {
             files => Value::from(Serde(&self.files)),
-            names => Value::from(Serde(&session.names)),
-            settings => Value::from(Serde(&session.config)),
-            temperature => session.temperature,
+            names => Value::from(Serde(&facts.names)),
+            settings => Value::from(Serde(&facts.config)),
+            temperature => facts.temperature,
             version => env!("CARGO_PKG_VERSION"),
         })?;
         let place = || format!("cannot write the report {}", path.display());

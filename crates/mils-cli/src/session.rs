@@ -1,15 +1,14 @@
 //! The models of a pack, loaded once, and the run of the loop on a picture.
 
-use crate::backend::{BackendChoice, open_backend};
+use crate::backend::{BackendChoice, generator_placement, open_backend};
+use crate::flight::{self, Lane, Runway};
 use anyhow::{Context, Result, bail};
 use mils_encoder::{DualEncoder, Embeddings, Encoder, ModelFiles, Precision};
-use mils_llm::{LlamaGenerator, LlamaOptions};
+use mils_llm::{DeviceKind, LlamaGenerator, LlamaOptions, MOST_PROMPTS, MOST_SEQUENCES, Meter, Placement};
 use mils_media::RgbImage;
-use mils_models::{LoopSettings, Pack};
+use mils_models::{GeneratorFiles, LoopSettings, Pack};
 use mils_optim::prompt::PromptTemplate;
-use mils_optim::{
-    BoxError, Config, Event, Feedback, Generator, Optimizer, Outcome, Proposals, Request, Scorer, relative_labels,
-};
+use mils_optim::{BoxError, Config, Event, Feedback, Generator, Outcome, Proposals, Request, relative_labels};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -34,6 +33,12 @@ pub struct Options {
     pub feedback: Feedback,
     /// What the encoder's matrices are held in.
     pub precision: Precision,
+    /// Pictures that will be captioned, as far as that is known.
+    pub pictures: usize,
+    /// Runs that go on side by side, at most; `None` is what suits the devices. Never more than there are pictures.
+    pub in_flight: Option<usize>,
+    /// Answers written side by side; `None` is the pack's, or what suits the model and the machine.
+    pub sequences: Option<usize>,
     /// Set to end the loading or a generation early.
     pub cancel: Arc<AtomicBool>,
 }
@@ -52,6 +57,8 @@ pub struct ModelNames {
     pub generator: String,
     /// Where the encoder ran.
     pub backend: String,
+    /// Where the language model ran, for people.
+    pub generator_on: String,
 }
 
 /// Wall-clock seconds by phase.
@@ -69,13 +76,25 @@ pub struct Seconds {
     pub total: f64,
 }
 
+/// The share of a stretch of wall time, 0 to 1, in which each model was at work, for whichever picture. Together they
+/// are more than 1 where they worked at the same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Utilisation {
+    /// The language model.
+    pub generator: f64,
+    /// The encoder.
+    pub scorer: f64,
+}
+
 /// A finished run.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The loop's result.
     pub outcome: Outcome,
-    /// Times.
+    /// Times. Of a run among others they hold what it waited for: the models work for the others meanwhile.
     pub seconds: Seconds,
+    /// How busy the models were from its picture to its caption.
+    pub utilisation: Utilisation,
 }
 
 /// A setting as it was written: widened to f64 as it is, 1.4 would be shown as 1.399999976158142.
@@ -101,6 +120,21 @@ pub struct Sampling {
     pub context: u32,
 }
 
+/// What there is to tell of a session's runs, apart from its models.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// See [`Session::names`].
+    pub names: ModelNames,
+    /// See [`Session::config`].
+    pub config: Config,
+    /// See [`Session::temperature`].
+    pub temperature: f32,
+    /// See [`Session::sampling`].
+    pub sampling: Sampling,
+    /// See [`Session::in_flight`].
+    pub in_flight: usize,
+}
+
 /// Models in memory, ready to caption.
 pub struct Session {
     /// Names for reports.
@@ -112,12 +146,15 @@ pub struct Session {
     /// The rest of the sampling, for whoever wants to repeat a run.
     pub sampling: Sampling,
     encoder: Encoder,
-    generator: LlamaGenerator,
+    /// One for each run that may be in flight.
+    generators: Vec<LlamaGenerator>,
     initial: Vec<String>,
     /// Embeddings of the initial set, and where each text is in them.
     initial_rows: Embeddings,
     initial_index: HashMap<String, usize>,
     load_seconds: f64,
+    /// Times the encoder.
+    meter: Meter,
 }
 
 impl Session {
@@ -127,21 +164,26 @@ impl Session {
     /// If a file is missing or damaged, a device cannot be had, or the loading was cancelled.
     pub fn open(pack: Pack, options: &Options, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<Self> {
         let begin = Instant::now();
-        let (backend, chosen) = open_backend(backend)?;
-        say(&format!("encoder on {chosen}"));
+        let placement = generator_placement(backend);
+        let (backend, encoder_on) = open_backend(backend)?;
+        say(&format!("encoder on {encoder_on}"));
         let initial = pack.initial_texts()?;
-        let config = config(&pack.settings, options);
+        let mut config = config(&pack.settings, options);
         let temperature = options.temperature.unwrap_or(pack.settings.temperature);
         // Checked first: it is quick, and a damaged file should not cost the loading of a large language model.
         let files = ModelFiles::open_with(&pack.scorer_path(), options.precision)?;
         say("loading the language model");
+        let overlap = Overlap::of(backend.name() == "cpu", generator_on_cpu(placement)?);
+        config.score_ahead = overlap.score_ahead;
+        let in_flight = options.in_flight.unwrap_or(overlap.in_flight);
+        let in_flight = in_flight.clamp(1, options.pictures.clamp(1, MOST_PROMPTS));
+        let generator = open_generator(&pack, temperature, in_flight, placement, options, config.propose)?;
         let sampling = Sampling {
             top_p: pack.settings.top_p,
-            sequences: pack.generator.sequences,
+            sequences: generator.info().sequences,
             lines: pack.generator.lines,
             context: pack.generator.context,
         };
-        let generator = open_generator(&pack, sampling, temperature, &options.cancel)?;
         let unless_cancelled = || if options.cancel.load(Ordering::SeqCst) { bail!("cancelled") } else { Ok(()) };
         unless_cancelled()?;
         say("loading the encoder");
@@ -154,8 +196,11 @@ impl Session {
             scorer: format!("{}/{}", pack.name, encoder.name()),
             generator: generator.info().name.clone(),
             backend: backend.name(),
+            generator_on: generator.info().device.clone(),
             pack: pack.name,
         };
+        let generators = (1..in_flight).map(|_| generator.another()).collect::<Vec<_>>();
+        let generators = std::iter::once(generator).chain(generators).collect();
         let load_seconds = begin.elapsed().as_secs_f64();
         Ok(Self {
             names,
@@ -163,11 +208,12 @@ impl Session {
             temperature,
             sampling,
             encoder,
-            generator,
+            generators,
             initial,
             initial_rows,
             initial_index,
             load_seconds,
+            meter: Meter::new(),
         })
     }
 
@@ -193,22 +239,46 @@ impl Session {
         between: Option<&mut Between<'_>>,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
     ) -> Result<Run> {
-        let begin = Instant::now();
-        let image_row = self.encoder.embed_images(std::slice::from_ref(image))?;
-        let mut seconds =
-            Seconds { load: self.load_seconds, image: begin.elapsed().as_secs_f64(), ..Seconds::default() };
-        let mut scorer = ImageScorer {
-            encoder: &mut self.encoder,
-            image: image_row,
+        let (encoder, generators, lane) = self.parts();
+        let begin = lane.begin();
+        let image = lane.meter.time(|| encoder.embed_images(std::slice::from_ref(image)))?;
+        let mut embed = |texts: &[String]| Ok(lane.meter.time(|| encoder.embed_texts(texts))?);
+        // A session has at least one.
+        let generator = generators.first_mut().context("a session without a generator")?;
+        lane.run(begin, generator, between, image, &mut embed, observer)
+    }
+
+    /// Captions pictures, [`Session::in_flight`] at a time: while one is scored, others are written for. See
+    /// [`Runway`] for what it is told and asked.
+    pub fn caption_all(&mut self, runway: &Runway<'_>, done: &mut flight::Done<'_>) -> Utilisation {
+        let (encoder, generators, lane) = self.parts();
+        flight::fly(encoder, generators, &lane, runway, done)
+    }
+
+    /// What there is to tell of runs, also while they go on.
+    pub fn facts(&self) -> Facts {
+        let (names, config) = (self.names.clone(), self.config.clone());
+        let (temperature, sampling, in_flight) = (self.temperature, self.sampling, self.in_flight());
+        Facts { names, config, temperature, sampling, in_flight }
+    }
+
+    /// Runs that can be in flight.
+    pub fn in_flight(&self) -> usize {
+        self.generators.len()
+    }
+
+    /// What changes in a run, and what all share.
+    fn parts(&mut self) -> (&mut Encoder, &mut [LlamaGenerator], Lane<'_>) {
+        let lane = Lane {
+            config: &self.config,
+            initial: &self.initial,
             rows: &self.initial_rows,
             index: &self.initial_index,
-            seconds: 0.0,
+            load_seconds: self.load_seconds,
+            meter: &self.meter,
+            stop: None,
         };
-        let mut generator = Timed { inner: &mut self.generator, between, seconds: 0.0 };
-        let outcome = Optimizer::new(self.config.clone()).run(&self.initial, &mut generator, &mut scorer, observer)?;
-        (seconds.generate, seconds.score) = (generator.seconds, scorer.seconds);
-        seconds.total = begin.elapsed().as_secs_f64();
-        Ok(Run { outcome, seconds })
+        (&mut self.encoder, &mut self.generators, lane)
     }
 
     /// Scores of texts with a picture: cosine of their embeddings, -1 to 1.
@@ -243,68 +313,59 @@ fn config(settings: &LoopSettings, options: &Options) -> Config {
         label_scale: settings.label_scale,
         patience: (settings.patience > 0).then_some(settings.patience),
         feedback: options.feedback,
+        score_ahead: 0,
     }
+}
+
+/// How far the language model and the encoder work side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Overlap {
+    /// Runs at a time, where nobody says how many.
+    in_flight: usize,
+    /// See [`Config::score_ahead`].
+    score_ahead: usize,
+}
+
+impl Overlap {
+    /// By whether each is on the CPU.
+    fn of(encoder_on_cpu: bool, generator_on_cpu: bool) -> Self {
+        let number = |name: &str, or: usize| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or);
+        let _ = (encoder_on_cpu, generator_on_cpu);
+        Self { in_flight: number("X_FLIGHT", 4), score_ahead: number("X_AHEAD", 8) }
+    }
+}
+
+/// On the CPU, whatever else there is?
+fn generator_on_cpu(placement: Placement) -> Result<bool> {
+    Ok(mils_llm::chosen(&mils_llm::devices()?, placement).iter().all(|d| d.kind == DeviceKind::Cpu))
 }
 
 fn open_generator(
     pack: &Pack,
-    sampling: Sampling,
     temperature: f32,
-    cancel: &Arc<AtomicBool>,
+    in_flight: usize,
+    placement: Placement,
+    options: &Options,
+    propose: usize,
 ) -> Result<LlamaGenerator> {
-    let Sampling { top_p, sequences, lines, context } = sampling;
     let template =
         PromptTemplate::new(&pack.prompt.system, &pack.prompt.user).with_context(|| format!("pack `{}`", pack.name))?;
-    let cancel = Arc::clone(cancel);
-    let options = LlamaOptions { context, sequences, lines, temperature, top_p, cancel, ..LlamaOptions::default() };
+    let GeneratorFiles { context, sequences, lines, .. } = pack.generator;
+    let most = MOST_SEQUENCES - in_flight;
+    let told = options.sequences.or(sequences).map(|n| n.min(most));
+    let wanted = propose.div_ceil(lines.max(1)).saturating_mul(in_flight).clamp(1, most);
+    let options = LlamaOptions {
+        context,
+        sequences: told.unwrap_or(wanted),
+        fit: told.is_none(),
+        prompts: in_flight,
+        lines,
+        temperature,
+        top_p: pack.settings.top_p,
+        threads: std::env::var("X_LLM").ok().and_then(|v| v.parse().ok()),
+        placement,
+        cancel: Arc::clone(&options.cancel),
+        ..LlamaOptions::default()
+    };
     Ok(LlamaGenerator::open(&pack.generator_path(), options, template)?)
-}
-
-/// Cosine of texts with one picture; the initial set's embeddings are there already.
-struct ImageScorer<'a> {
-    encoder: &'a mut Encoder,
-    image: Embeddings,
-    rows: &'a Embeddings,
-    index: &'a HashMap<String, usize>,
-    seconds: f64,
-}
-
-impl Scorer for ImageScorer<'_> {
-    fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
-        let begin = Instant::now();
-        let new: Vec<String> = texts.iter().filter(|t| !self.index.contains_key(*t)).cloned().collect();
-        let new_rows = self.encoder.embed_texts(&new)?;
-        let mut next = 0;
-        let scores = texts
-            .iter()
-            .map(|text| match self.index.get(text) {
-                Some(&row) => self.image.dot(0, self.rows, row),
-                None => {
-                    next += 1;
-                    self.image.dot(0, &new_rows, next - 1)
-                }
-            })
-            .collect();
-        self.seconds += begin.elapsed().as_secs_f64();
-        Ok(scores)
-    }
-}
-
-/// The language model, timed, with what may stand before it.
-struct Timed<'a, 'b> {
-    inner: &'a mut dyn Generator,
-    between: Option<&'a mut Between<'b>>,
-    seconds: f64,
-}
-
-impl Generator for Timed<'_, '_> {
-    fn propose(&mut self, request: &Request<'_>) -> Result<Proposals, BoxError> {
-        let begin = Instant::now();
-        let proposals = match &mut self.between {
-            Some(between) => between(self.inner, request),
-            None => self.inner.propose(request),
-        };
-        self.seconds += begin.elapsed().as_secs_f64();
-        proposals
-    }
 }

@@ -3,7 +3,10 @@
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mils_optim::{Candidate, Event, StepRecord};
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Rows of the score table.
@@ -30,11 +33,25 @@ pub fn tell(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
-/// Shows the progress of one or several files.
+/// Shows the progress of one or several files, from whichever threads they are captioned on.
 pub struct Display {
     bar: ProgressBar,
-    table: bool,
+    quiet: bool,
+    verbose: bool,
+    terminal: bool,
+    /// Steps of a file, files in all, and files at a time.
     steps: usize,
+    files: usize,
+    in_flight: usize,
+    files_now: Mutex<Files>,
+}
+
+/// How far the files are.
+#[derive(Default)]
+struct Files {
+    done: usize,
+    /// Those under way, by number: the name, and what is being done.
+    open: BTreeMap<usize, (String, String)>,
 }
 
 impl Display {
@@ -48,13 +65,23 @@ impl Display {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(120));
-        Self { bar, table: !quiet && (terminal || verbose), steps: 0 }
+        Self { bar, quiet, verbose, terminal, steps: 0, files: 1, in_flight: 1, files_now: Mutex::default() }
+    }
+
+    /// What is to come.
+    pub fn expect(&mut self, files: usize, in_flight: usize, steps: usize) {
+        (self.files, self.in_flight, self.steps) = (files, in_flight, steps);
+    }
+
+    /// Whether score tables are shown: those of several files come mixed, which not everybody wants to see.
+    fn table(&self) -> bool {
+        !self.quiet && (self.verbose || self.terminal && self.in_flight == 1)
     }
 
     /// What is being done.
     pub fn say(&self, what: &str) {
         self.bar.set_message(what.to_owned());
-        if self.table {
+        if self.table() {
             self.line(&format!("{DIM}{what}{DIM:#}"));
         }
     }
@@ -70,26 +97,60 @@ impl Display {
     }
 
     /// A new file begins.
-    pub fn begin(&mut self, file: &str, steps: usize) {
-        self.steps = steps;
-        if self.table {
+    pub fn begin(&self, number: usize, file: &str) {
+        self.update(|files| drop(files.open.insert(number, (file.to_owned(), "reading".into()))));
+        if self.table() && self.in_flight == 1 {
             self.line(&format!("{BOLD}{file}{BOLD:#}"));
         }
     }
 
-    /// Shows an event of the loop.
-    pub fn event(&self, event: &Event<'_>) {
-        match event {
+    /// A file is done.
+    pub fn end(&self, number: usize) {
+        self.update(|files| {
+            files.open.remove(&number);
+            files.done += 1;
+        });
+    }
+
+    /// Shows an event of a file's loop.
+    pub fn event(&self, number: usize, event: &Event<'_>) {
+        let status = match event {
             Event::Proposing { step, pool } => {
                 let best = pool.last().map(|c| c.score).unwrap_or_default();
-                self.bar
-                    .set_message(format!("step {step}/{} · best {best:.4} · the language model writes", self.steps));
+                format!("step {step}/{} · best {best:.4} · the language model writes", self.steps)
             }
             Event::Proposed { step, fresh, .. } => {
-                self.bar.set_message(format!("step {step}/{} · scoring {fresh} new captions", self.steps));
+                format!("step {step}/{} · scoring {fresh} new captions", self.steps)
             }
-            Event::StepFinished { record, pool } if self.table => self.line(&table(record, pool)),
-            _ => {}
+            Event::StepFinished { record, pool } if self.table() => {
+                let name = if self.in_flight > 1 { self.name(number) } else { String::new() };
+                return self.line(&table(&name, record, pool));
+            }
+            _ => return,
+        };
+        self.update(|files| {
+            if let Some((_, doing)) = files.open.get_mut(&number) {
+                *doing = status;
+            }
+        });
+    }
+
+    fn name(&self, number: usize) -> String {
+        // A poisoned lock still guards texts that are only shown.
+        let files = self.files_now.lock().unwrap_or_else(PoisonError::into_inner);
+        files.open.get(&number).map(|(name, _)| name.clone()).unwrap_or_default()
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Files)) {
+        let mut files = self.files_now.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut files);
+        self.bar.set_message(progress(&files, self.files));
+    }
+
+    /// What the whole came to, for those who want to see tables.
+    pub fn summary(&self, text: &str) {
+        if self.table() {
+            self.line(&format!("{DIM}{text}{DIM:#}"));
         }
     }
 
@@ -99,11 +160,29 @@ impl Display {
     }
 }
 
-/// The best texts after a step; those that it brought are green.
-fn table(record: &StepRecord, pool: &[Candidate]) -> String {
+/// The progress line: one file in full; of several where each is, as far as the line goes.
+fn progress(files: &Files, all: usize) -> String {
+    let count = if all > 1 { format!("{} of {all} done · ", files.done) } else { String::new() };
+    let open: Vec<String> = match files.open.len() {
+        0 | 1 => files.open.values().map(|(_, doing)| doing.clone()).collect(),
+        _ => {
+            let file = |(name, doing): &(String, String)| {
+                let name = Path::new(name).file_name().map_or(name.into(), |n| n.to_string_lossy());
+                let step = doing.split(" · ").next().unwrap_or_default();
+                format!("{name} {step}")
+            };
+            files.open.values().map(file).collect()
+        }
+    };
+    count + &open.join(" · ")
+}
+
+/// The best texts after a step; those that it brought are green. The file's name stands first, if it is given.
+fn table(file: &str, record: &StepRecord, pool: &[Candidate]) -> String {
     let what = if record.step == 0 { "start".to_owned() } else { format!("step {}", record.step) };
+    let file = if file.is_empty() { String::new() } else { format!("{BOLD}{file}{BOLD:#} ") };
     let mut out = format!(
-        "{DIM}{what:<8} {} scored, {} kept, {} unusable or known · mean of the kept {:.4}{DIM:#}",
+        "{file}{DIM}{what:<8} {} scored, {} kept, {} unusable or known · mean of the kept {:.4}{DIM:#}",
         record.scored, record.entered, record.unusable, record.mean_kept
     );
     for candidate in pool.iter().take(ROWS) {
@@ -123,5 +202,15 @@ mod tests {
         let inner = std::io::Error::other("disk\n  full");
         let error = Err::<(), _>(inner).context("cannot write x").unwrap_err();
         assert_eq!(one_line(&error), "cannot write x: disk full");
+    }
+
+    #[test]
+    fn the_progress_line_says_where_each_file_is() {
+        let mut files = Files::default();
+        files.open.insert(0, ("a/x.png".into(), "step 2/8 · best 0.5000 · the language model writes".into()));
+        assert_eq!(progress(&files, 1), "step 2/8 · best 0.5000 · the language model writes");
+        files.open.insert(3, ("y.png".into(), "reading".into()));
+        files.done = 2;
+        assert_eq!(progress(&files, 9), "2 of 9 done · x.png step 2/8 · y.png reading");
     }
 }

@@ -1,12 +1,13 @@
 //! The trace: one JSON object a line, written as the run goes.
 //!
 //! Records have a `type`: `run` (settings and models), `file`, `scored` (a text with its score and the step that
-//! brought it), `unusable` (what was said and why it was not scored), `step` (summary), `end`, `failed`. A run's
-//! `scored` and `unusable` records add up to the counts in its `end`, also when it was interrupted.
+//! brought it), `unusable` (what was said and why it was not scored), `step` (summary), `end`, `failed`, `total` (how
+//! busy the models were). All but the first and the last have the `file` that they are of: those of several files come
+//! mixed. A run's `scored` and `unusable` records add up to the counts in its `end`, also when it was interrupted.
 
-use crate::session::{ModelNames, Run, Session, decimal};
+use crate::session::{ModelNames, Run, Session, Utilisation, decimal};
 use anyhow::{Context, Result};
-use mils_optim::Event;
+use mils_optim::{Candidate, Event};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -40,11 +41,12 @@ impl Trace {
         if file.metadata().is_ok_and(|m| m.is_file()) {
             file.set_len(0).with_context(|| format!("cannot write the trace {}", self.path.display()))?;
         }
-        let ModelNames { pack, scorer, generator, backend } = &session.names;
+        let ModelNames { pack, scorer, generator, backend, generator_on } = &session.names;
         self.write(&json!({
             "type": "run", "version": env!("CARGO_PKG_VERSION"), "pack": pack, "scorer": scorer,
-            "generator": generator, "backend": backend, "settings": session.config,
+            "generator": generator, "backend": backend, "generator_on": generator_on, "settings": session.config,
             "temperature": decimal(session.temperature), "sampling": session.sampling,
+            "in_flight": session.in_flight(),
         }))
     }
 
@@ -70,21 +72,26 @@ impl Trace {
     ///
     /// # Errors
     /// If the trace cannot be written.
-    pub fn event(&mut self, event: &Event<'_>) -> Result<()> {
+    pub fn event(&mut self, file: &str, event: &Event<'_>) -> Result<()> {
         match event {
             Event::Proposed { step, unusable, .. } | Event::NotScored { step, unusable } => {
                 for u in *unusable {
-                    self.write(&json!({"type": "unusable", "step": step, "text": u.text, "reason": u.reason}))?;
+                    let (text, reason) = (&u.text, u.reason);
+                    self.write(
+                        &json!({"type": "unusable", "file": file, "step": step, "text": text, "reason": reason}),
+                    )?;
                 }
             }
             Event::Scored { candidates, .. } => {
                 for c in *candidates {
-                    self.write(&json!({"type": "scored", "step": c.step, "text": c.text, "score": c.score}))?;
+                    let Candidate { text, score, step } = c;
+                    self.write(&json!({"type": "scored", "file": file, "step": step, "text": text, "score": score}))?;
                 }
             }
             Event::StepFinished { record, .. } => {
                 let mut value = json!(record);
                 value["type"] = "step".into();
+                value["file"] = file.into();
                 self.write(&value)?;
                 self.flush()?;
             }
@@ -97,11 +104,12 @@ impl Trace {
     ///
     /// # Errors
     /// If the trace cannot be written.
-    pub fn end(&mut self, run: &Run) -> Result<()> {
+    pub fn end(&mut self, file: &str, run: &Run) -> Result<()> {
         let outcome = &run.outcome;
         self.write(&json!({
-            "type": "end", "caption": outcome.best.text, "score": outcome.best.score,
+            "type": "end", "file": file, "caption": outcome.best.text, "score": outcome.best.score,
             "stopped_by": outcome.stopped_by, "counts": outcome.counts, "seconds": run.seconds,
+            "utilisation": run.utilisation,
         }))?;
         self.flush()
     }
@@ -110,8 +118,17 @@ impl Trace {
     ///
     /// # Errors
     /// If the trace cannot be written.
-    pub fn failed(&mut self, error: &str) -> Result<()> {
-        self.write(&json!({"type": "failed", "error": error}))?;
+    pub fn failed(&mut self, file: &str, error: &str) -> Result<()> {
+        self.write(&json!({"type": "failed", "file": file, "error": error}))?;
+        self.flush()
+    }
+
+    /// All files are done. `seconds` are from the first to the last.
+    ///
+    /// # Errors
+    /// If the trace cannot be written.
+    pub fn total(&mut self, files: usize, seconds: f64, utilisation: Utilisation) -> Result<()> {
+        self.write(&json!({"type": "total", "files": files, "seconds": seconds, "utilisation": utilisation}))?;
         self.flush()
     }
 }

@@ -97,8 +97,10 @@ fn json_trace_and_report_tell_the_same_run() {
     let scored: u64 = results.iter().map(|r| r["counts"]["scored"].as_u64().unwrap()).sum();
     let unusable: u64 = results.iter().map(|r| r["counts"]["unusable"].as_u64().unwrap()).sum();
     assert_eq!((of("scored") as u64, of("unusable") as u64), (scored, unusable), "nothing is dropped in silence");
-    let best = records.iter().filter(|r| r["type"] == "end").map(|r| &r["caption"]);
-    assert!(best.eq(results.iter().map(|r| &r["caption"])));
+    for result in &results {
+        let end = records.iter().find(|r| r["type"] == "end" && r["file"] == result["file"]).unwrap();
+        assert_eq!(end["caption"], result["caption"]);
+    }
     let html = fs::read_to_string(&report).unwrap();
     for result in &results {
         assert!(html.contains(result["caption"].as_str().unwrap()));
@@ -133,11 +135,82 @@ fn json_has_a_line_for_every_file_and_a_picture_given_twice_is_the_same_twice() 
     for (line, fails) in lines.iter().zip([false, true, true, false]) {
         assert_eq!((line["error"].is_string(), line["caption"].is_string()), (fails, !fails), "{line}");
     }
-    assert_eq!((&lines[0]["caption"], &lines[0]["score"]), (&lines[3]["caption"], &lines[3]["score"]));
+    assert_eq!(lines[0]["caption"], lines[3]["caption"]);
+    let score = |i: usize| lines[i]["score"].as_f64().unwrap();
+    assert!((score(0) - score(3)).abs() < 1e-4, "{} {}", score(0), score(3));
     // Alone, too.
     let (code, stdout, _) = run(caption(&bad).args(["--format", "json"]));
     let line: Value = serde_json::from_str(&stdout).unwrap();
     assert!(code == 1 && line["error"].as_str().unwrap().contains("not an image"));
+}
+
+#[test]
+fn files_in_flight_are_captioned_as_alone_and_printed_in_their_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("bad.png");
+    fs::write(&bad, "not a picture").unwrap();
+    let mut files = samples();
+    files.insert(2, bad.clone());
+    let trace = dir.path().join("t.jsonl");
+    let all = |in_flight: &str| -> Vec<Value> {
+        let mut command = mils();
+        command.args(["caption", "--backend", "cpu", "--steps", "2", "--propose", "8", "--format", "json"]);
+        command.args(["--in-flight", in_flight, "--trace"]).arg(&trace).args(&files);
+        let (code, stdout, stderr) = run(&mut command);
+        assert_eq!(code, 1, "{stderr}");
+        assert!(stderr.lines().count() == 1 && stderr.contains("bad.png: not an image"), "{stderr}");
+        stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    };
+    let (alone, together) = (all("1"), all("4"));
+    for lines in [&alone, &together] {
+        assert!(lines.iter().map(|l| l["file"].as_str().unwrap()).eq(files.iter().map(|f| f.to_str().unwrap())));
+    }
+    for (one, other) in alone.iter().zip(&together) {
+        assert_eq!(one["caption"], other["caption"]);
+        assert_eq!(one["error"], other["error"]);
+        if one["caption"].is_string() {
+            let score = |l: &Value| l["score"].as_f64().unwrap();
+            assert!((score(one) - score(other)).abs() < 1e-4, "{one} {other}");
+            assert_eq!((&one["in_flight"], &other["in_flight"]), (&1.into(), &4.into()));
+            for line in [one, other] {
+                let share = |of: &str| line["utilisation"][of].as_f64().unwrap();
+                assert!((0.05..=1.0).contains(&share("generator")), "{line}");
+                assert!(share("scorer") > 0.0 && share("scorer") <= 1.0, "{line}");
+            }
+        }
+    }
+    // The trace is mixed, and every line of it says whose it is.
+    let records: Vec<Value> =
+        fs::read_to_string(&trace).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((&records[0]["type"], &records[0]["in_flight"]), (&"run".into(), &4.into()));
+    let total = records.last().unwrap();
+    assert_eq!((&total["type"], &total["files"]), (&"total".into(), &files.len().into()));
+    assert!(total["utilisation"]["generator"].as_f64().unwrap() > 0.05, "{total}");
+    for line in together.iter().filter(|l| l["caption"].is_string()) {
+        let of = |kind: &str| records.iter().filter(|r| r["file"] == line["file"] && r["type"] == kind).count();
+        assert_eq!((of("file"), of("end"), of("step")), (1, 1, 3), "{}", line["file"]);
+        let counts = &line["counts"];
+        assert_eq!((&of("scored").into(), &of("unusable").into()), (&counts["scored"], &counts["unusable"]));
+    }
+    let of_bad: Vec<&Value> = records.iter().filter(|r| r["file"] == bad.to_str().unwrap()).collect();
+    assert_eq!(of_bad.iter().map(|r| r["type"].as_str().unwrap()).collect::<Vec<_>>(), ["file", "failed"]);
+    // Instructions are the same for all: most files find them computed.
+    let reused = together.iter().filter(|l| l["counts"]["reused_tokens"].as_u64().is_some_and(|n| n > 20)).count();
+    assert_eq!(reused, files.len() - 1);
+}
+
+#[test]
+fn the_number_of_sequences_can_be_given() {
+    let of = |sequences: &[&str]| {
+        let mut command = caption(&samples()[0]);
+        command.args(["--steps", "1", "--propose", "20", "--format", "json"]).args(sequences);
+        let (code, stdout, stderr) = run(&mut command);
+        assert_eq!(code, 0, "{stderr}");
+        serde_json::from_str::<Value>(&stdout).unwrap()["sampling"]["sequences"].as_u64().unwrap()
+    };
+    assert_eq!(of(&["--sequences", "3"]), 3);
+    // Left alone, it is at most as many as there are answers to write.
+    assert!((1..=20).contains(&of(&[])));
 }
 
 /// Fails after a while instead of waiting forever.
@@ -287,6 +360,10 @@ fn wrong_usage_is_exit_code_2() {
         &["caption", "x.png", "--keep", "-1"],
         &["caption", "x.png", "--propose", "0"],
         &["caption", "x.png", "--steps", "1000000"],
+        &["caption", "x.png", "--in-flight", "0"],
+        &["caption", "x.png", "--in-flight", "many"],
+        &["caption", "x.png", "--sequences", "0"],
+        &["caption", "x.png", "--sequences", "256"],
         &["caption", "x.png", "--temperature", "hot"],
         &["caption", "x.png", "--temperature", "-1"],
         &["caption", "x.png", "--temperature", "NaN"],

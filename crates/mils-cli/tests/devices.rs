@@ -33,6 +33,15 @@ fn every_adapter_is_listed_and_one_is_taken() {
         assert!(text.contains(adapter["name"].as_str().unwrap()), "{text}");
     }
     assert!(json["cpu"]["threads"].as_u64().unwrap() > 0);
+    let llama = &json["language_model"];
+    let theirs = llama["devices"].as_array().unwrap();
+    assert!(theirs.iter().any(|d| d["type"] == "CPU" && d["memory"].as_u64().unwrap() > 0), "{llama}");
+    let taken = llama["taken"].as_array().unwrap();
+    assert!(!taken.is_empty() && taken.iter().all(|t| theirs.iter().any(|d| d["name"] == *t)), "{llama}");
+    // The CPU only where there is no GPU for it.
+    let gpus = theirs.iter().filter(|d| d["type"] != "CPU").count();
+    assert_eq!(gpus == 0, taken.iter().all(|t| theirs.iter().any(|d| d["name"] == *t && d["type"] == "CPU")));
+    assert!(text.lines().any(|l| l.ends_with(", taken")), "{text}");
     let auto = &json["auto"];
     let first = adapters.iter().position(|a| a["state"] == "usable");
     match first.filter(|at| adapters[*at]["type"] != "software driver") {

@@ -29,6 +29,14 @@ impl Mils {
         assert!(Command::new("kill").arg("-INT").arg(self.0.id().to_string()).status().unwrap().success());
     }
 
+    /// What was printed by the end, which must be that of an interrupted run.
+    fn results(&mut self) -> Vec<Value> {
+        assert_eq!(self.wait().code(), Some(130));
+        let mut stdout = String::new();
+        self.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
     fn wait(&mut self) -> ExitStatus {
         let begin = Instant::now();
         loop {
@@ -58,8 +66,8 @@ fn endless_pack(dir: &Path) {
     fs::write(dir.join("pack.toml"), lines.join("\n")).unwrap();
 }
 
-/// Starts captioning a sample; gives its lines on stderr as they come.
-fn start(dir: &Path) -> (Mils, Receiver<String>) {
+/// Starts captioning two samples, so many at a time; gives its lines on stderr as they come.
+fn start(dir: &Path, in_flight: &str) -> (Mils, Receiver<String>) {
     endless_pack(dir);
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo/samples");
     let mut pictures: Vec<_> = fs::read_dir(samples).unwrap().map(|e| e.unwrap().path()).collect();
@@ -68,8 +76,7 @@ fn start(dir: &Path) -> (Mils, Receiver<String>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
     command.args(["caption", "--backend", "cpu", "--steps", "10000", "--verbose", "--pack"]).arg(dir);
     command.arg("--trace").arg(dir.join("t.jsonl")).arg("--report").arg(dir.join("r.html"));
-    // Two pictures: the second must not be begun.
-    command.args(&pictures[..2]).args(["--format", "json"]);
+    command.args(&pictures[..2]).args(["--format", "json", "--in-flight", in_flight]);
     let mut child = command.env("NO_COLOR", "1").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let stderr = BufReader::new(child.stderr.take().unwrap());
     let (to, lines) = channel();
@@ -90,21 +97,21 @@ fn wait_for(lines: &Receiver<String>, begin: &str) {
 #[test]
 fn ctrl_c_ends_a_run_with_the_best_so_far() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut mils, lines) = start(dir.path());
+    let (mut mils, lines) = start(dir.path(), "1");
     wait_for(&lines, "step 1 ");
     mils.interrupt();
-    assert_eq!(mils.wait().code(), Some(130));
-    let mut stdout = String::new();
-    mils.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
-    let results: Vec<Value> = stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let [result] = &results[..] else { panic!("one result is expected: {stdout}") };
+    let results = mils.results();
+    // The second picture must not have been begun.
+    let [result] = &results[..] else { panic!("one result is expected: {results:?}") };
     assert_eq!((&result["interrupted"], &result["stopped_by"]), (&true.into(), &"interrupted".into()));
 
     let trace = fs::read_to_string(dir.path().join("t.jsonl")).unwrap();
     let records: Vec<Value> = trace.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let of = |kind: &str| records.iter().filter(|r| r["type"] == kind).collect::<Vec<_>>();
-    let (end, scored, unusable) = (&records[records.len() - 1], of("scored"), of("unusable"));
-    assert_eq!((&end["type"], &end["caption"]), (&"end".into(), &result["caption"]));
+    let [end] = of("end")[..] else { panic!("one end is expected: {trace}") };
+    let (scored, unusable) = (of("scored"), of("unusable"));
+    assert_eq!(end["caption"], result["caption"]);
+    assert_eq!(records[records.len() - 1]["type"], "total");
     let counts = &end["counts"];
     assert_eq!(counts["scored"], scored.len(), "every scored text is in the trace");
     assert_eq!(counts["unusable"], unusable.len(), "and every other");
@@ -118,9 +125,37 @@ fn ctrl_c_ends_a_run_with_the_best_so_far() {
 }
 
 #[test]
+fn ctrl_c_ends_all_runs_in_flight_with_their_best_so_far() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut mils, lines) = start(dir.path(), "2");
+    // Tables of several files begin with their names.
+    let mut begun = [false, false];
+    while begun.contains(&false) {
+        let line = lines.recv_timeout(PATIENCE).unwrap();
+        for (i, name) in ["1-", "2-"].into_iter().enumerate() {
+            begun[i] |= line.contains(&format!("/{name}")) && line.contains(" step 1 ");
+        }
+    }
+    mils.interrupt();
+    let results = mils.results();
+    let names: Vec<&str> = results.iter().map(|r| r["file"].as_str().unwrap()).collect();
+    assert!(names.len() == 2 && names[0].contains("/1-") && names[1].contains("/2-"), "{names:?}");
+    assert!(results.iter().all(|r| r["interrupted"] == true && r["caption"].is_string()), "{results:?}");
+    let trace = fs::read_to_string(dir.path().join("t.jsonl")).unwrap();
+    let records: Vec<Value> = trace.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    for result in &results {
+        let of = |kind: &str| records.iter().filter(|r| r["type"] == kind && r["file"] == result["file"]).count();
+        assert_eq!(result["counts"]["scored"], of("scored"), "every scored text is in the trace");
+        assert_eq!(result["counts"]["unusable"], of("unusable"), "and every other");
+        assert_eq!(of("end"), 1);
+    }
+    assert!(fs::read_to_string(dir.path().join("r.html")).unwrap().trim_end().ends_with("</html>"));
+}
+
+#[test]
 fn ctrl_c_while_the_models_load_ends_without_a_result() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut mils, lines) = start(dir.path());
+    let (mut mils, lines) = start(dir.path(), "1");
     wait_for(&lines, "loading the language model");
     mils.interrupt();
     let status = mils.wait();

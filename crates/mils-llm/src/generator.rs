@@ -1,22 +1,36 @@
 //! The generator as the loop sees it: options, errors, and the handle to the thread that owns llama.cpp.
 
+use crate::devices::Placement;
+use crate::engine::{self, Ask, Reply};
 use crate::gguf;
-use crate::worker::{self, Ask, Command};
+use crate::meter::Meter;
 use mils_optim::prompt::{PromptError, PromptTemplate};
 use mils_optim::{BoxError, Generator, Proposals, Request};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Most sequences of the KV cache, prompts and answers together: llama.cpp's `LLAMA_MAX_SEQ`.
+pub const MOST_SEQUENCES: usize = 256;
+/// Most requests that are answered side by side.
+pub const MOST_PROMPTS: usize = 64;
 
 /// How a model is run.
 #[derive(Clone, Debug)]
 pub struct LlamaOptions {
     /// Tokens of prompt and one answer together.
     pub context: u32,
-    /// Answers that are sampled side by side.
+    /// Answers that are sampled side by side, over all requests.
     pub sequences: usize,
+    /// Take fewer than [`LlamaOptions::sequences`] where the model and the machine are better off with them, or memory
+    /// is short; [`ModelInfo::sequences`] says how many.
+    pub fit: bool,
+    /// Requests that are answered side by side; the KV cache keeps the last prompt of as many.
+    pub prompts: usize,
     /// Texts that each answer is asked for.
     pub lines: usize,
     /// Softmax temperature; 0 takes the likeliest token.
@@ -25,7 +39,9 @@ pub struct LlamaOptions {
     pub top_p: f32,
     /// Threads; `None` takes as many as there are cores.
     pub threads: Option<usize>,
-    /// Layers on the GPU, where llama.cpp was built for one.
+    /// What it may run on.
+    pub placement: Placement,
+    /// Layers on the GPU, where there is one; the others stay on the CPU.
     pub gpu_layers: u32,
     /// Set by another thread to end the loading or a generation early; what is complete by then is returned.
     pub cancel: Arc<AtomicBool>,
@@ -37,10 +53,13 @@ impl Default for LlamaOptions {
         Self {
             context: 4096,
             sequences: 8,
+            fit: false,
+            prompts: 1,
             lines: 7,
             temperature: 0.5,
             top_p: 0.9,
             threads: None,
+            placement: Placement::Auto,
             gpu_layers: 999,
             cancel: Arc::default(),
         }
@@ -54,6 +73,10 @@ pub struct ModelInfo {
     pub name: String,
     /// Number of weights.
     pub parameters: u64,
+    /// Answers that are sampled side by side.
+    pub sequences: usize,
+    /// What it runs on, for people.
+    pub device: String,
 }
 
 /// Why a model cannot be opened or used. Messages are one line.
@@ -101,13 +124,30 @@ pub enum LlamaError {
     Gone,
 }
 
-/// A GGUF chat model as a [`Generator`].
+/// A GGUF chat model as a [`Generator`], whose texts are streamed: each answer comes as soon as it ends.
+///
+/// # What is reproducible
+/// A request's answers are sampled with states of their own, from its seed and their numbers alone. As long as one
+/// request is answered at a time, an engine that was asked the same gives the same, bit by bit. Requests that are
+/// answered side by side share batches, and in which ones is a matter of time: the shape of a batch and the places in
+/// the cache decide in which order floats are added, so that logits differ in their last bits. Now and then that turns
+/// a choice between tokens that are as good as equally likely, and the answer goes on differently from there. The same
+/// holds for another number of sequences or threads, and for another device.
 pub struct LlamaGenerator {
-    commands: Option<Sender<Command>>,
-    thread: Option<JoinHandle<()>>,
+    // Dropped before the thread is waited for: it ends when all of these are gone.
+    asks: Sender<Ask>,
+    thread: Arc<Thread>,
+    owner: u64,
+}
+
+/// What the handles to one model share.
+struct Thread {
+    handle: Option<JoinHandle<()>>,
     info: ModelInfo,
     options: LlamaOptions,
     template: PromptTemplate,
+    meter: Arc<Meter>,
+    owners: AtomicU64,
 }
 
 impl LlamaGenerator {
@@ -119,29 +159,58 @@ impl LlamaGenerator {
     pub fn open(path: &Path, options: LlamaOptions, template: PromptTemplate) -> Result<Self, LlamaError> {
         check(&options)?;
         let architecture = check_file(path)?;
-        let (commands, inbox) = channel();
+        let (asks, inbox) = channel();
         let (ready, opened) = channel();
-        let (path, own) = (path.to_owned(), options.clone());
+        let meter = Arc::new(Meter::new());
+        let (path, own, timer) = (path.to_owned(), options.clone(), Arc::clone(&meter));
         let thread = std::thread::Builder::new()
             .name("llama".into())
-            .spawn(move || worker::run(&path, &architecture, &own, &ready, &inbox))
+            .spawn(move || engine::run(&path, &architecture, &own, &timer, &ready, &inbox))
             .map_err(|e| LlamaError::Backend(e.to_string()))?;
         let info = opened.recv().map_err(|_| LlamaError::Gone)??;
-        Ok(Self { commands: Some(commands), thread: Some(thread), info, options, template })
+        let owners = AtomicU64::new(1);
+        let thread = Thread { handle: Some(thread), info, options, template, meter, owners };
+        Ok(Self { asks, thread: Arc::new(thread), owner: 0 })
     }
 
     /// What the model says of itself.
     pub fn info(&self) -> &ModelInfo {
-        &self.info
+        &self.thread.info
+    }
+
+    /// Another handle to the same model, for another thread: what both ask at a time is decoded together. The KV cache
+    /// keeps the last prompt of each, up to [`LlamaOptions::prompts`].
+    #[must_use]
+    pub fn another(&self) -> Self {
+        let owner = self.thread.owners.fetch_add(1, Ordering::Relaxed);
+        Self { asks: self.asks.clone(), thread: Arc::clone(&self.thread), owner }
+    }
+
+    /// How long the model has been at work so far, whoever asked.
+    pub fn busy(&self) -> Duration {
+        self.thread.meter.read()
+    }
+
+    fn ask(&self, request: &Request<'_>) -> Result<Receiver<Reply>, LlamaError> {
+        let messages = self.thread.template.render(request.pool, self.thread.options.lines)?;
+        let (reply, answers) = channel();
+        let Request { count, seed, .. } = *request;
+        let ask = Ask { messages, count, seed, owner: self.owner, reply };
+        self.asks.send(ask).map_err(|_| LlamaError::Gone)?;
+        Ok(answers)
     }
 }
 
 fn check(options: &LlamaOptions) -> Result<(), LlamaError> {
-    let LlamaOptions { sequences, lines, temperature, top_p, context, .. } = *options;
+    let LlamaOptions { sequences, prompts, lines, temperature, top_p, context, .. } = *options;
     let wrong = |problem: String| Err(LlamaError::Option(problem));
-    // llama.cpp has 256, and one holds the prompt.
-    if !(1..=255).contains(&sequences) {
-        return wrong(format!("sequences is {sequences}; expected 1 to 255"));
+    if !(1..=MOST_PROMPTS).contains(&prompts) {
+        return wrong(format!("prompts is {prompts}; expected 1 to {MOST_PROMPTS}"));
+    }
+    // One of llama.cpp's holds each prompt.
+    let most = MOST_SEQUENCES - prompts;
+    if !(1..=most).contains(&sequences) {
+        return wrong(format!("sequences is {sequences}; expected 1 to {most}"));
     }
     if !(1..=1000).contains(&lines) {
         return wrong(format!("lines is {lines}; expected 1 to 1000"));
@@ -179,22 +248,41 @@ fn check_file(path: &Path) -> Result<String, LlamaError> {
 
 impl Generator for LlamaGenerator {
     fn propose(&mut self, request: &Request<'_>) -> Result<Proposals, BoxError> {
-        let messages = self.template.render(request.pool, self.options.lines).map_err(LlamaError::from)?;
-        let (reply, answer) = channel();
-        let ask = Ask { messages, count: request.count, seed: request.seed, reply };
-        let commands = self.commands.as_ref().ok_or(LlamaError::Gone)?;
-        commands.send(Command::Ask(Box::new(ask))).map_err(|_| LlamaError::Gone)?;
-        Ok(answer.recv().map_err(|_| LlamaError::Gone)??)
+        let mut pieces = Vec::new();
+        self.stream(request, &mut |number, piece| {
+            pieces.push((number, piece));
+            ControlFlow::Continue(())
+        })?;
+        Ok(Proposals::gather(pieces))
+    }
+
+    fn stream(
+        &mut self,
+        request: &Request<'_>,
+        take: &mut dyn FnMut(usize, Proposals) -> ControlFlow<()>,
+    ) -> Result<(), BoxError> {
+        for reply in self.ask(request)? {
+            match reply {
+                Reply::Piece(number, piece) => {
+                    if take(number, piece).is_break() {
+                        // Without a receiver the engine drops the rest.
+                        return Ok(());
+                    }
+                }
+                Reply::Done => return Ok(()),
+                Reply::Failed(error) => return Err(error.into()),
+            }
+        }
+        Err(LlamaError::Gone.into())
     }
 }
 
-impl Drop for LlamaGenerator {
+impl Drop for Thread {
     fn drop(&mut self) {
-        // The thread ends when the channel closes; waiting for it frees the model before the process goes on.
-        self.commands = None;
-        if let Some(thread) = self.thread.take() {
+        // Waiting for it frees the model before the process goes on.
+        if let Some(handle) = self.handle.take() {
             // A panic over there was reported already, as a closed channel.
-            let _ = thread.join();
+            let _ = handle.join();
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Text generators for `mils-optim`.
 //!
-//! [`LlamaGenerator`] runs a GGUF chat model through llama.cpp: one thread owns it, the KV cache of the prompt's
-//! common prefix stays from step to step, and the answers are sampled as parallel sequences off one prefilled prompt.
+//! [`LlamaGenerator`] runs a GGUF chat model through llama.cpp: one thread owns it and decodes everything that is being
+//! answered together, for however many handles. What a prompt shares with earlier ones stays in the KV cache, its
+//! answers are sampled as parallel sequences off it, and each is given away as soon as it ends.
 //! [`parse`] reads what chat models answer when they are asked for a list.
 //!
 //! It is no general chat client: it asks one kind of question.
@@ -15,9 +16,16 @@
 //! ```
 
 mod chat;
+mod devices;
+mod engine;
 mod generator;
 mod gguf;
+mod meter;
 pub mod parse;
-mod worker;
+mod plan;
+mod prompts;
+mod sequence;
 
-pub use generator::{LlamaError, LlamaGenerator, LlamaOptions, ModelInfo};
+pub use devices::{Device, DeviceKind, Placement, chosen, devices};
+pub use generator::{LlamaError, LlamaGenerator, LlamaOptions, MOST_PROMPTS, MOST_SEQUENCES, ModelInfo};
+pub use meter::Meter;

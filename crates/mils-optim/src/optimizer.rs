@@ -7,7 +7,7 @@ use crate::types::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 /// So many steps in a row may bring nothing usable before a run gives up.
@@ -59,7 +59,7 @@ impl Optimizer {
             records: Vec::new(),
             kept: Vec::new(),
         };
-        let (mut fresh, unusable) = run.sort_out(initial.to_vec(), &[]);
+        let (fresh, unusable) = run.sort_out(initial.to_vec(), &[]);
         if fresh.is_empty() {
             return Err(Error::EmptyInitialSet);
         }
@@ -68,7 +68,8 @@ impl Optimizer {
             [] => ControlFlow::Continue(()),
             unusable => observer(&Event::NotScored { step: 0, unusable }),
         };
-        let mut flow = run.score(0, &mut fresh, unusable.len(), Usage::default(), scorer, observer)?;
+        let nothing = (unusable.len(), Usage::default());
+        let mut flow = run.score(0, fresh, nothing, &Ahead::default(), scorer, observer)?;
         if early.is_break() {
             flow = early;
         }
@@ -88,7 +89,9 @@ impl Optimizer {
                 flow = ControlFlow::Break(());
                 break;
             }
-            let Answer { mut fresh, unusable, usage, proposed, said } = run.ask(step, &shown, generator)?;
+            let mut ahead = Ahead::default();
+            let answer = run.ask(step, &shown, generator, &mut ahead, scorer)?;
+            let Answer { fresh, unusable, usage, proposed, said } = answer;
             barren = if proposed == 0 { barren + 1 } else { 0 };
             let event = Event::Proposed { step, fresh: fresh.len(), unusable: &unusable, usage };
             // Asked before the answer is judged: an answer that was cut short by whoever ends the run may well be empty.
@@ -100,7 +103,7 @@ impl Optimizer {
             if proposed == 0 && (step == 1 || barren >= BARREN_STEPS) {
                 return Err(Error::NothingUsable { step, said });
             }
-            flow = run.score(step, &mut fresh, unusable.len(), usage, scorer, observer)?;
+            flow = run.score(step, fresh, (unusable.len(), usage), &ahead, scorer, observer)?;
             still = if run.kept == before { still + 1 } else { 0 };
         }
         if flow.is_break() {
@@ -124,6 +127,53 @@ struct Answer {
     said: String,
 }
 
+/// New texts of an answer that is still coming: scored when enough of them are there. They become candidates only with
+/// the whole answer, in its order; until then their scores are merely known.
+#[derive(Default)]
+struct Ahead {
+    waiting: Vec<String>,
+    seen: HashSet<String>,
+    scores: HashMap<String, f32>,
+}
+
+impl Ahead {
+    /// Takes the texts of a piece. `enough`: see [`Config::score_ahead`].
+    fn take(&mut self, texts: &[String], pool: &Pool, enough: usize, scorer: &mut dyn Scorer) -> Result<(), Error> {
+        for text in texts {
+            let text = normal(text);
+            if !text.is_empty() && !pool.contains(&text) && self.seen.insert(text.clone()) {
+                self.waiting.push(text);
+            }
+        }
+        // Counted by texts and not by what happens to be there: the same pieces are scored in the same company.
+        if self.waiting.len() >= enough {
+            let scores = scored(scorer, &self.waiting)?;
+            self.scores.extend(self.waiting.drain(..).zip(scores));
+        }
+        Ok(())
+    }
+
+    /// The scores of texts, asked for where they are not known.
+    fn complete(&self, texts: &[String], scorer: &mut dyn Scorer) -> Result<Vec<f32>, Error> {
+        let unknown: Vec<String> = texts.iter().filter(|t| !self.scores.contains_key(*t)).cloned().collect();
+        let mut rest = scored(scorer, &unknown)?.into_iter();
+        let known = |text| self.scores.get(text).copied().or_else(|| rest.next());
+        Ok(texts.iter().filter_map(known).collect())
+    }
+}
+
+/// One finite score a text.
+fn scored(scorer: &mut dyn Scorer, texts: &[String]) -> Result<Vec<f32>, Error> {
+    let scores = if texts.is_empty() { vec![] } else { scorer.score(texts).map_err(Error::Scorer)? };
+    if scores.len() != texts.len() {
+        return Err(Error::ScoreCount { expected: texts.len(), found: scores.len() });
+    }
+    match scores.iter().zip(texts).find(|(score, _)| !score.is_finite()) {
+        Some((&score, text)) => Err(Error::NotFinite { score, text: text.clone() }),
+        None => Ok(scores),
+    }
+}
+
 /// The beginning of what was said, for an error message.
 fn excerpt(unusable: &[Unusable]) -> String {
     let said: Vec<&str> = unusable.iter().map(|u| u.text.trim()).filter(|t| !t.is_empty()).collect();
@@ -133,7 +183,14 @@ fn excerpt(unusable: &[Unusable]) -> String {
 
 impl Run<'_> {
     /// Asks for new texts, and again for what is short, until there are enough, nothing comes, or it was asked enough.
-    fn ask(&mut self, step: usize, shown: &[Labelled], generator: &mut dyn Generator) -> Result<Answer, Error> {
+    fn ask(
+        &mut self,
+        step: usize,
+        shown: &[Labelled],
+        generator: &mut dyn Generator,
+        ahead: &mut Ahead,
+        scorer: &mut dyn Scorer,
+    ) -> Result<Answer, Error> {
         let base = self.config.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64);
         let mut answer = Answer::default();
         let (mut unsaid, mut rejected) = (Vec::new(), Vec::new());
@@ -143,7 +200,8 @@ impl Run<'_> {
                 break;
             }
             let request = Request { step, pool: shown, count, seed: base.wrapping_add((ask as u64) << 40) };
-            let Proposals { texts, unusable, usage } = generator.propose(&request).map_err(Error::Generator)?;
+            let pieces = self.pieces(&request, generator, ahead, scorer)?;
+            let Proposals { texts, unusable, usage } = Proposals::gather(pieces);
             answer.usage += usage;
             answer.proposed += texts.len();
             unsaid.extend(unusable);
@@ -160,6 +218,29 @@ impl Run<'_> {
         answer.unusable = unsaid;
         answer.unusable.extend(rejected);
         Ok(answer)
+    }
+
+    /// The answer to one request in pieces, as they came; new texts are scored meanwhile, if they are to be.
+    fn pieces(
+        &self,
+        request: &Request<'_>,
+        generator: &mut dyn Generator,
+        ahead: &mut Ahead,
+        scorer: &mut dyn Scorer,
+    ) -> Result<Vec<(usize, Proposals)>, Error> {
+        let (mut pieces, mut failed) = (Vec::new(), None);
+        let enough = self.config.score_ahead;
+        let outcome = generator.stream(request, &mut |number, piece| {
+            if enough > 0 && failed.is_none() {
+                failed = ahead.take(&piece.texts, &self.pool, enough, scorer).err();
+            }
+            pieces.push((number, piece));
+            if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match failed {
+            Some(error) => Err(error),
+            None => outcome.map(|()| pieces).map_err(Error::Generator),
+        }
     }
 
     /// Splits texts into those never seen before, nor in `earlier`, in normal form, and the rest.
@@ -206,21 +287,15 @@ impl Run<'_> {
     fn score(
         &mut self,
         step: usize,
-        fresh: &mut Vec<String>,
-        unusable: usize,
-        usage: Usage,
+        fresh: Vec<String>,
+        (unusable, usage): (usize, Usage),
+        ahead: &Ahead,
         scorer: &mut dyn Scorer,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
-        let scores = if fresh.is_empty() { vec![] } else { scorer.score(fresh).map_err(Error::Scorer)? };
-        if scores.len() != fresh.len() {
-            return Err(Error::ScoreCount { expected: fresh.len(), found: scores.len() });
-        }
-        if let Some(i) = scores.iter().position(|s| !s.is_finite()) {
-            return Err(Error::NotFinite { score: scores[i], text: fresh.swap_remove(i) });
-        }
+        let scores = ahead.complete(&fresh, scorer)?;
         let first = self.pool.all().len();
-        for (text, score) in fresh.drain(..).zip(scores) {
+        for (text, score) in fresh.into_iter().zip(scores) {
             self.pool.insert(Candidate { text, score, step });
         }
         let scored = self.pool.all().len() - first;

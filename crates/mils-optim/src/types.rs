@@ -1,6 +1,7 @@
 //! The traits and plain data of the loop.
 
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 
 /// Any error of a generator or a scorer.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -21,6 +22,23 @@ pub trait Generator {
     /// # Errors
     /// Whatever keeps it from generating at all; the run ends with it.
     fn propose(&mut self, request: &Request<'_>) -> Result<Proposals, BoxError>;
+
+    /// As [`Generator::propose`], in pieces: `take` is given each with its number as soon as it is there, in any order,
+    /// so that its texts can be scored while others are still being written. `Break` asks for no more of this answer.
+    /// [`Proposals::gather`] makes of the pieces what `propose` would have given.
+    ///
+    /// # Errors
+    /// As [`Generator::propose`].
+    fn stream(
+        &mut self,
+        request: &Request<'_>,
+        take: &mut dyn FnMut(usize, Proposals) -> ControlFlow<()>,
+    ) -> Result<(), BoxError> {
+        let whole = self.propose(request)?;
+        // Nothing comes after it that could be asked not to.
+        let _ = take(0, whole);
+        Ok(())
+    }
 }
 
 /// What a generator is asked.
@@ -56,6 +74,20 @@ pub struct Proposals {
     pub unusable: Vec<Unusable>,
     /// What it cost.
     pub usage: Usage,
+}
+
+impl Proposals {
+    /// One answer from its pieces, in the order of their numbers, whatever the order in which they came.
+    pub fn gather(mut pieces: Vec<(usize, Self)>) -> Self {
+        pieces.sort_by_key(|(number, _)| *number);
+        let mut whole = Self::default();
+        for (_, Self { texts, unusable, usage }) in pieces {
+            whole.texts.extend(texts);
+            whole.unusable.extend(unusable);
+            whole.usage += usage;
+        }
+        whole
+    }
 }
 
 /// Why something that a generator said is not scored.
@@ -95,7 +127,7 @@ pub struct Unusable {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: u64,
-    /// Of those, taken from the KV cache of the step before.
+    /// Of those, not computed again: taken from the KV cache of an earlier prompt.
     pub reused_tokens: u64,
     /// Tokens that were generated, over all sequences.
     pub generated_tokens: u64,
@@ -141,6 +173,10 @@ pub struct Config {
     pub patience: Option<usize>,
     /// What the generator gets to see.
     pub feedback: Feedback,
+    /// Score so many new texts together while the rest of a step's answer is still coming; 0 scores them all when it
+    /// is complete. A scorer that gives a text the same score in any company makes the same run of both.
+    #[serde(default)]
+    pub score_ahead: usize,
 }
 
 impl Default for Config {
@@ -155,6 +191,7 @@ impl Default for Config {
             label_scale: 100,
             patience: Some(3),
             feedback: Feedback::True,
+            score_ahead: 0,
         }
     }
 }

@@ -49,6 +49,102 @@ fn run(config: Config) -> Outcome {
     Optimizer::new(config).run(&initial, &mut Closure(mutate), &mut Closure(agreement), go).unwrap()
 }
 
+/// Gives [`mutate`]'s answer in pieces of several sizes and in any order; both from `order`.
+struct Pieces {
+    order: ChaCha8Rng,
+    given: usize,
+}
+
+impl Generator for Pieces {
+    fn propose(&mut self, request: &Request<'_>) -> Result<Proposals, BoxError> {
+        let texts = mutate(request).texts;
+        // Repeats, blanks and talk, as real answers have.
+        let texts = texts.iter().enumerate().flat_map(|(i, t)| vec![format!(" {t} "); 1 + usize::from(i % 3 == 0)]);
+        let unusable = vec![Unusable { text: "Sure!".into(), reason: UnusableReason::Chatter }];
+        let usage = Usage { prompt_tokens: 9, reused_tokens: 4, generated_tokens: request.count as u64 };
+        Ok(Proposals { texts: texts.chain([" ".into()]).collect(), unusable, usage })
+    }
+
+    fn stream(
+        &mut self,
+        request: &Request<'_>,
+        take: &mut dyn FnMut(usize, Proposals) -> ControlFlow<()>,
+    ) -> Result<(), BoxError> {
+        let Proposals { mut texts, unusable, usage } = self.propose(request)?;
+        let mut pieces = Vec::new();
+        while !texts.is_empty() {
+            let later = texts.split_off(self.order.random_range(0..=texts.len().min(3)));
+            pieces.push(Proposals { texts: std::mem::replace(&mut texts, later), ..Proposals::default() });
+        }
+        pieces.push(Proposals { unusable, usage, ..Proposals::default() });
+        let mut pieces: Vec<_> = pieces.into_iter().enumerate().collect();
+        while !pieces.is_empty() {
+            let (number, piece) = pieces.swap_remove(self.order.random_range(0..pieces.len()));
+            self.given += 1;
+            if take(number, piece).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn pieces_in_any_order_scored_as_they_come_are_the_run_that_the_whole_answer_makes(
+        seed in any::<u64>(), order in any::<u64>(), ahead in 1_usize..9, asks in 1_usize..3,
+    ) {
+        let of = |score_ahead: usize, order: Option<u64>| {
+            let config = Config { steps: 5, keep: 4, propose: 9, asks, seed, score_ahead, ..Config::default() };
+            let (mut times, mut together): (HashMap<String, usize>, Vec<usize>) = Default::default();
+            let mut told = Vec::new();
+            struct Counting<F>(F);
+            impl<F: FnMut(&[String]) -> Vec<f32>> Scorer for Counting<F> {
+                fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
+                    Ok((self.0)(texts))
+                }
+            }
+            let mut scorer = Counting(|texts: &[String]| {
+                together.push(texts.len());
+                texts.iter().for_each(|t| *times.entry(t.clone()).or_default() += 1);
+                texts.iter().map(|t| agreement(t)).collect()
+            });
+            let see = &mut |e: &Event<'_>| {
+                told.push(format!("{e:?}"));
+                ControlFlow::Continue(())
+            };
+            let mut pieces = Pieces { order: ChaCha8Rng::seed_from_u64(order.unwrap_or_default()), given: 0 };
+            let mut whole = Closure(|r: &Request<'_>| pieces.propose(r).unwrap());
+            let generator: &mut dyn Generator = if order.is_some() { &mut pieces } else { &mut whole };
+            let initial = texts(&["aaaaaaaaaa", "llllllllll", "eeeeeeeeee", "oooooooooo"]);
+            let outcome = Optimizer::new(config).run(&initial, generator, &mut scorer, see).unwrap();
+            assert!(times.values().all(|&n| n == 1), "a text is scored once");
+            assert_eq!(times.len(), outcome.counts.scored, "and none that is not counted");
+            (outcome, told, together)
+        };
+        let (whole, events, _) = of(0, None);
+        let (piecewise, seen, together) = of(ahead, Some(order));
+        prop_assert_eq!(&whole, &piecewise);
+        prop_assert_eq!(&events, &seen);
+        prop_assert_eq!(&whole, &of(0, Some(order)).0);
+        // Of a step with enough new texts the first are scored before its answer is complete.
+        let early = together.iter().skip(1).any(|&n| n >= ahead && n < ahead + 3);
+        prop_assert!(early || whole.steps.iter().skip(1).all(|s| s.scored < ahead), "{:?}", together);
+    }
+}
+
+#[test]
+fn a_scorer_that_fails_amid_an_answer_ends_it_there() {
+    let mut pieces = Pieces { order: ChaCha8Rng::seed_from_u64(1), given: 0 };
+    let mut scorer = Closure(|t: &str| if t == "aaaaaaaaaa" { 0.0 } else { f32::NAN });
+    let config = Config { steps: 5, propose: 40, score_ahead: 2, ..Config::default() };
+    let go = &mut |_: &Event<'_>| ControlFlow::Continue(());
+    let error = Optimizer::new(config).run(&texts(&["aaaaaaaaaa"]), &mut pieces, &mut scorer, go).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { .. }), "{error}");
+    assert!(pieces.given < 12, "{} pieces were still taken", pieces.given);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]

@@ -391,7 +391,7 @@ mod tests {
             g.output(out);
         }
         let mut programs =
-            [gpu as &dyn Backend, &mils_cpu::Cpu].map(|b| b.load(named(table)).unwrap().compile(&g).unwrap());
+            [gpu as &dyn Backend, &mils_cpu::Cpu::new()].map(|b| b.load(named(table)).unwrap().compile(&g).unwrap());
         for first in 0..rows {
             let ids = (0..ids).map(|i| ((first + i * (rows / ids)) % rows) as u32).collect();
             let ids = [HostTensor::u32(g.shape(input), ids).unwrap()];

@@ -22,6 +22,7 @@
 
 mod backend;
 mod check;
+mod cost;
 mod graph;
 mod op;
 mod plan;
@@ -29,6 +30,7 @@ mod tensor;
 
 pub use backend::{Backend, BackendError, Program, WeightSet};
 pub use check::check_weights;
+pub use cost::{Cost, KernelWork, Work};
 pub use graph::{Graph, GraphError, Node, ValueId};
 pub use op::{Activation, Attention, DType, Linear, Op};
 pub use plan::{Place, Plan};

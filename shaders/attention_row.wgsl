@@ -1,16 +1,17 @@
-// softmax(scale * q k^T) v with an online softmax in f32. One workgroup of 64 computes one query row of one head:
-// keys come in chunks of 64, a lane scores one key of the chunk, then each lane accumulates its columns of v.
+// softmax(scale * q k^T) v with an online softmax in f32, for few queries and for heads of any number of elements.
+// One workgroup of 64 computes one query row of one head: keys come in chunks of 64, a lane scores one key of the
+// chunk, then each lane accumulates its columns of v. Where there are many queries, attention.wgsl reads keys less.
 // Grid: (queries, heads, batch). Head dimension at most 256.
 // Bounded, keys from lengths[batch] on are hidden; otherwise the binding of lengths is given any buffer.
 
 struct Params { queries: u32, keys: u32, heads: u32, head_dim: u32, scale: f32, causal: u32, bounded: u32, pad: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<f32>;
-@group(0) @binding(2) var<storage, read> k: array<f32>;
-@group(0) @binding(3) var<storage, read> v: array<f32>;
+@group(0) @binding(1) var<storage, read> q: array<elem>;
+@group(0) @binding(2) var<storage, read> k: array<elem>;
+@group(0) @binding(3) var<storage, read> v: array<elem>;
 @group(0) @binding(4) var<storage, read> lengths: array<u32>;
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+@group(0) @binding(5) var<storage, read_write> out: array<elem>;
 
 const CHUNK: u32 = 64u;
 var<workgroup> query: array<f32, 256>;
@@ -24,7 +25,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let head = group.y * d;
     let q_row = (group.z * params.queries + group.x) * width + head;
     for (var i = lane; i < d; i += CHUNK) {
-        query[i] = q[q_row + i] * params.scale;
+        query[i] = f32(q[q_row + i]) * params.scale;
     }
     workgroupBarrier();
     var end = params.keys;
@@ -49,7 +50,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let row = (group.z * params.keys + key) * width + head;
             score = 0.0;
             for (var i = 0u; i < d; i++) {
-                score = fma(query[i], k[row + i], score);
+                score = fma(query[i], f32(k[row + i]), score);
             }
         }
         maxima[lane] = score;
@@ -81,7 +82,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var c = 0u; c < 4u; c++) {
                 let column = lane + c * CHUNK;
                 if column < d {
-                    acc[c] = fma(p, v[row + column], acc[c]);
+                    acc[c] = fma(p, f32(v[row + column]), acc[c]);
                 }
             }
         }
@@ -90,7 +91,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var c = 0u; c < 4u; c++) {
         let column = lane + c * CHUNK;
         if column < d {
-            out[q_row + column] = acc[c] / total;
+            out[q_row + column] = elem(acc[c] / total);
         }
     }
 }

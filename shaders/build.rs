@@ -14,11 +14,15 @@ mod variants {
 fn main() {
     println!("cargo::rerun-if-changed=.");
     let mut table = String::from("static INTERFACES: &[Interface] = &[\n");
-    for kernel in variants::Kernel::all() {
-        match reflect(&kernel.source()) {
+    for (kernel, element) in variants::Kernel::all() {
+        let features = match element {
+            variants::Element::F32 => Capabilities::empty(),
+            variants::Element::F16 => Capabilities::SHADER_FLOAT16,
+        };
+        match reflect(&kernel.source(element), features) {
             Ok(entry) => table.push_str(&entry),
             Err(problem) => {
-                println!("cargo::error={kernel:?}: {}", problem.replace('\n', " | "));
+                println!("cargo::error={kernel:?} of {element:?}: {}", problem.replace('\n', " | "));
                 return;
             }
         }
@@ -30,11 +34,9 @@ fn main() {
     }
 }
 
-fn reflect(source: &str) -> Result<String, String> {
+fn reflect(source: &str, features: Capabilities) -> Result<String, String> {
     let module = wgsl::parse_str(source).map_err(|e| e.emit_to_string(source))?;
-    Validator::new(ValidationFlags::all(), Capabilities::empty())
-        .validate(&module)
-        .map_err(|e| e.emit_to_string(source))?;
+    Validator::new(ValidationFlags::all(), features).validate(&module).map_err(|e| e.emit_to_string(source))?;
     let [entry] = &module.entry_points[..] else { return Err("one entry point is expected".into()) };
     let mut bindings: Vec<(u32, &str)> = Vec::new();
     for (_, variable) in module.global_variables.iter() {

@@ -6,7 +6,7 @@ struct Params { elements: u32, width: u32, stride: u32, first: u32, count: u32, 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> table: array<word>;
 @group(0) @binding(2) var<storage, read> rows: array<u32>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<elem>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -18,6 +18,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = rows[i / params.width] - params.first;
     if row < params.count {
         let at = row * params.width + i % params.width;
-        out[i] = element(table[at / PER_WORD], at);
+        out[i] = elem(element(table[at / PER_WORD], at));
     }
 }

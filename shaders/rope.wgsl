@@ -12,10 +12,10 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> cos_table: array<f32>;
-@group(0) @binding(3) var<storage, read> sin_table: array<f32>;
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<elem>;
+@group(0) @binding(2) var<storage, read> cos_table: array<elem>;
+@group(0) @binding(3) var<storage, read> sin_table: array<elem>;
+@group(0) @binding(4) var<storage, read_write> out: array<elem>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -26,9 +26,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let position = i / params.width % params.tokens;
     let at = position * params.head_dim + i % params.head_dim;
     // Heads and rows have even lengths, so that the other of a pair differs in the last bit.
-    var other = x[i ^ 1u];
+    var other = f32(x[i ^ 1u]);
     if (i & 1u) == 0u {
         other = -other;
     }
-    out[i] = x[i] * cos_table[at] + other * sin_table[at];
+    out[i] = elem(f32(x[i]) * f32(cos_table[at]) + other * f32(sin_table[at]));
 }

@@ -1,5 +1,15 @@
 // The kernels and their variants. Compiled into the library and, to validate every variant, into build.rs.
 
+/// How the elements of activations and of small weights lie in their buffers. All is computed in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// In f32: no feature beyond WebGPU's defaults is needed.
+    #[default]
+    F32,
+    /// In f16: needs WebGPU's `shader-f16`.
+    F16,
+}
+
 /// Elementwise functions of the kernels; the numbers are those of shared/activate.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
@@ -13,10 +23,10 @@ pub enum Activation {
     GeluTanh = 3,
 }
 
-/// How the elements of a weight lie in its buffer.
+/// How the elements of a matrix or a table lie in its buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stored {
-    /// One a word.
+    /// One a word; not where elements are f16.
     F32,
     /// IEEE half precision, two a word.
     F16,
@@ -24,13 +34,44 @@ pub enum Stored {
     BF16,
 }
 
+/// The block of a matrix product that one workgroup computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tile {
+    /// 32 x 32 by 64 threads, for any sizes, element by element: gemm_any.wgsl.
+    Any,
+    /// 32 x 32 by 64 threads. This and the larger ones need K and N to be multiples of 4: gemm.wgsl.
+    Small,
+    /// 64 x 64 by 128 threads.
+    Medium,
+    /// 128 x 128 by 256 threads.
+    Large,
+}
+
+impl Tile {
+    /// Rows and columns of the block.
+    pub const fn block(self) -> [u32; 2] {
+        match self {
+            Self::Any | Self::Small => [32, 32],
+            Self::Medium => [64, 64],
+            Self::Large => [128, 128],
+        }
+    }
+
+    /// Rows and columns of the part that each thread holds in registers.
+    pub const fn each(self) -> [u32; 2] {
+        match self {
+            Self::Any | Self::Small => [4, 4],
+            Self::Medium => [8, 4],
+            Self::Large => [8, 8],
+        }
+    }
+}
+
 /// A variant of the matrix product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Gemm {
-    /// Side of the block that a workgroup computes: 32 or 64.
-    pub tile: u32,
-    /// Reads four elements at a time; K must be a multiple of 4.
-    pub vec4: bool,
+    /// What a workgroup computes.
+    pub tile: Tile,
     /// How the weight is held.
     pub weight: Stored,
     /// Adds a bias.
@@ -41,13 +82,61 @@ pub struct Gemm {
     pub activation: Activation,
 }
 
+/// A variant of attention.wgsl.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attention {
+    /// Queries of a workgroup.
+    pub queries: u32,
+    /// Threads that share a query.
+    pub parts: u32,
+    /// Quads of a head that each of them holds: a head has at most `4 * parts * quads` elements.
+    pub quads: u32,
+}
+
+/// Every variant of attention.wgsl: for many queries and for few, by the size of a head. A thread holds at most 16
+/// quads of a query and as many of its result, so that they stay in registers.
+pub const ATTENTION: [Attention; 13] = {
+    const fn of(queries: u32, parts: u32, quads: u32) -> Attention {
+        Attention { queries, parts, quads }
+    }
+    [
+        of(64, 1, 8),
+        of(64, 1, 16),
+        of(64, 2, 9),
+        of(64, 2, 10),
+        of(64, 2, 12),
+        of(64, 2, 16),
+        of(64, 4, 16),
+        of(16, 4, 2),
+        of(16, 4, 4),
+        of(16, 4, 5),
+        of(16, 4, 6),
+        of(16, 4, 8),
+        of(16, 4, 16),
+    ]
+};
+
+impl Attention {
+    /// Keys that pass through workgroup memory at a time: as many as leave a part of it for a second workgroup.
+    pub const fn keys(self) -> u32 {
+        let each = 4 * self.queries * self.parts + 32 * self.parts * self.quads;
+        let mut keys = 16;
+        while keys * each > 12 << 10 {
+            keys /= 2;
+        }
+        keys
+    }
+}
+
 /// A compute shader in one of its variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
-    /// gemm.wgsl
+    /// gemm.wgsl or gemm_any.wgsl
     Gemm(Gemm),
     /// attention.wgsl
-    Attention,
+    Attention(Attention),
+    /// attention_row.wgsl
+    AttentionRow,
     /// layer_norm.wgsl
     LayerNorm,
     /// l2_normalize.wgsl
@@ -69,12 +158,18 @@ pub enum Kernel {
 const STORED: [Stored; 3] = [Stored::F32, Stored::F16, Stored::BF16];
 const ACTIVATIONS: [Activation; 4] =
     [Activation::None, Activation::QuickGelu, Activation::Gelu, Activation::GeluTanh];
+const TILES: [Tile; 4] = [Tile::Any, Tile::Small, Tile::Medium, Tile::Large];
+const BOTH: [bool; 2] = [false, true];
 
 impl Kernel {
-    /// Every variant that there is.
-    pub fn all() -> Vec<Self> {
+    /// Every variant that there is, with what its elements are.
+    pub fn all() -> Vec<(Self, Element)> {
+        [Element::F32, Element::F16].into_iter().flat_map(|e| Self::with(e).into_iter().map(move |k| (k, e))).collect()
+    }
+
+    fn with(element: Element) -> Vec<Self> {
         let mut all = vec![
-            Self::Attention,
+            Self::AttentionRow,
             Self::LayerNorm,
             Self::L2Normalize,
             Self::Add,
@@ -82,50 +177,67 @@ impl Kernel {
             Self::PrependToken,
             Self::Rope,
         ];
-        for activation in ACTIVATIONS {
-            all.push(Self::Activation(activation));
-            for bits in 0..48 {
-                let tile = if bits & 8 == 0 { 32 } else { 64 };
-                let (vec4, bias, residual) = (bits & 4 != 0, bits & 2 != 0, bits & 1 != 0);
-                all.push(Self::Gemm(Gemm { tile, vec4, weight: STORED[bits / 16], bias, residual, activation }));
+        all.extend(ATTENTION.map(Self::Attention));
+        all.extend(ACTIVATIONS.map(Self::Activation));
+        for weight in STORED.into_iter().filter(|s| element == Element::F32 || *s != Stored::F32) {
+            all.push(Self::Gather(weight));
+            for (tile, activation) in TILES.into_iter().flat_map(|t| ACTIVATIONS.map(|a| (t, a))) {
+                for (bias, residual) in BOTH.into_iter().flat_map(|b| BOTH.map(|r| (b, r))) {
+                    all.push(Self::Gemm(Gemm { tile, weight, bias, residual, activation }));
+                }
             }
         }
-        all.extend(STORED.map(Self::Gather));
         all
     }
 
     /// The WGSL: a prelude of constants, shared parts, and the file. WGSL lets declarations come in any order.
-    pub fn source(self) -> String {
+    pub fn source(self, element: Element) -> String {
+        let elements = match element {
+            Element::F32 => include_str!("shared/elements_f32.wgsl"),
+            Element::F16 => include_str!("shared/elements_f16.wgsl"),
+        };
         let activate = include_str!("shared/activate.wgsl");
         let reduce = include_str!("shared/reduce.wgsl");
-        let stored = |s: Stored| match s {
-            Stored::F32 => include_str!("shared/stored_f32.wgsl"),
-            Stored::F16 => include_str!("shared/stored_f16.wgsl"),
-            Stored::BF16 => include_str!("shared/stored_bf16.wgsl"),
+        let stored = |s: Stored| match (s, element) {
+            (Stored::F32, _) => include_str!("shared/stored_f32.wgsl"),
+            (Stored::F16, Element::F32) => include_str!("shared/stored_f16.wgsl"),
+            (Stored::F16, Element::F16) => include_str!("shared/stored_native_f16.wgsl"),
+            (Stored::BF16, _) => include_str!("shared/stored_bf16.wgsl"),
         };
         let function = |a: Activation| format!("const ACTIVATION: u32 = {}u;\n", a as u32);
-        match self {
+        let parts = match self {
             Self::Gemm(g) => {
-                let loads = [include_str!("shared/load_scalar.wgsl"), include_str!("shared/load_vec4.wgsl")];
-                let load = loads[usize::from(g.vec4)];
-                let constants = format!(
-                    "const TILE: u32 = {}u;\nconst BIAS: bool = {};\nconst RESIDUAL: bool = {};\n{}",
-                    g.tile,
-                    g.bias,
-                    g.residual,
-                    function(g.activation)
+                let file = if g.tile == Tile::Any { include_str!("gemm_any.wgsl") } else { include_str!("gemm.wgsl") };
+                let ([rows, columns], [m_each, n_each]) = (g.tile.block(), g.tile.each());
+                let sizes = match g.tile {
+                    Tile::Any => String::new(),
+                    _ => format!(
+                        "const ROWS: u32 = {rows}u;\nconst COLUMNS: u32 = {columns}u;\nconst M_EACH: u32 = {m_each}u;\n\
+                         const N_EACH: u32 = {n_each}u;\n"
+                    ),
+                };
+                let epilogue = format!("const BIAS: bool = {};\nconst RESIDUAL: bool = {};\n", g.bias, g.residual);
+                [&sizes, &epilogue, &function(g.activation), activate, stored(g.weight), file].concat()
+            }
+            Self::Attention(a) => {
+                let Attention { queries, parts, quads } = a;
+                let sizes = format!(
+                    "const QUERIES: u32 = {queries}u;\nconst PARTS: u32 = {parts}u;\nconst QUADS: u32 = {quads}u;\n\
+                     const KEYS: u32 = {}u;\n",
+                    a.keys()
                 );
-                [&constants, activate, stored(g.weight), load, include_str!("gemm.wgsl")].concat()
+                [&sizes, include_str!("attention.wgsl")].concat()
             }
             Self::Activation(a) => [&function(a), activate, include_str!("activation.wgsl")].concat(),
             Self::LayerNorm => [reduce, include_str!("layer_norm.wgsl")].concat(),
             Self::L2Normalize => [reduce, include_str!("l2_normalize.wgsl")].concat(),
-            Self::Attention => include_str!("attention.wgsl").to_owned(),
+            Self::AttentionRow => include_str!("attention_row.wgsl").to_owned(),
             Self::Gather(s) => [stored(s), include_str!("gather.wgsl")].concat(),
             Self::Add => include_str!("add.wgsl").to_owned(),
             Self::Patchify => include_str!("patchify.wgsl").to_owned(),
             Self::PrependToken => include_str!("prepend_token.wgsl").to_owned(),
             Self::Rope => include_str!("rope.wgsl").to_owned(),
-        }
+        };
+        [elements, &parts].concat()
     }
 }

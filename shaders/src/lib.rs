@@ -2,15 +2,15 @@
 //!
 //! A [`Kernel`] names a shader and its variant; [`Kernel::source`] is plain WGSL, [`Kernel::interface`] what it binds,
 //! found by reflection. This crate names no GPU API and dispatches nothing: any WebGPU implementation can run the
-//! shaders. A variant is plain WGSL; there are no subgroups, no f16 (weights in 16 bits are read as integers and
-//! widened), and no feature beyond WebGPU's defaults.
+//! shaders. Every kernel comes for activations in f32, which needs no feature beyond WebGPU's defaults (weights in 16
+//! bits are read as integers and widened), and for activations in f16. There are no subgroups. All is computed in f32.
 //!
 //! ```
-//! use mils_shaders::{Binding, Kernel};
-//! let interface = Kernel::Add.interface();
+//! use mils_shaders::{Binding, Element, Kernel};
+//! let interface = Kernel::Add.interface(Element::F32);
 //! assert_eq!(interface.bindings, [Binding::Uniform, Binding::Read, Binding::Read, Binding::ReadWrite]);
 //! assert_eq!(interface.workgroup_size, [256, 1, 1]);
-//! assert!(Kernel::Add.source().contains("@compute"));
+//! assert!(Kernel::Add.source(Element::F16).starts_with("// Values held as f16"));
 //! ```
 
 use std::collections::HashMap;
@@ -18,8 +18,8 @@ use std::sync::LazyLock;
 
 include!("../variants.rs");
 
-/// Bytes of workgroup memory that a shader uses at most: half of WebGPU's default limit.
-pub const MOST_WORKGROUP_MEMORY: u32 = 8 << 10;
+/// Bytes of workgroup memory that a shader uses at most: WebGPU's default limit.
+pub const MOST_WORKGROUP_MEMORY: u32 = 16 << 10;
 
 /// How a shader uses a binding. Bindings are in group 0, numbered from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,15 +44,15 @@ pub struct Interface {
 // In the order of `Kernel::all`.
 include!(concat!(env!("OUT_DIR"), "/interfaces.rs"));
 
-static INDEX: LazyLock<HashMap<Kernel, usize>> =
+static INDEX: LazyLock<HashMap<(Kernel, Element), usize>> =
     LazyLock::new(|| Kernel::all().into_iter().enumerate().map(|(i, k)| (k, i)).collect());
 
-/// What no shader has: the interface of a variant that [`Kernel::all`] does not list (a tile of 48, say).
+/// What no shader has: the interface of a variant that [`Kernel::all`] does not list (attention with 5 threads a query, say).
 static NONE: Interface = Interface { bindings: &[], workgroup_size: [1, 1, 1] };
 
 impl Kernel {
     /// What it binds. Empty for variants that [`Kernel::all`] does not list.
-    pub fn interface(self) -> &'static Interface {
-        INDEX.get(&self).and_then(|&i| INTERFACES.get(i)).unwrap_or(&NONE)
+    pub fn interface(self, element: Element) -> &'static Interface {
+        INDEX.get(&(self, element)).and_then(|&i| INTERFACES.get(i)).unwrap_or(&NONE)
     }
 }

@@ -2,18 +2,22 @@
 //! stays within WebGPU's default limits.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use mils_shaders::{Binding, Kernel, MOST_WORKGROUP_MEMORY};
+use mils_shaders::{Binding, Element, Kernel, MOST_WORKGROUP_MEMORY};
 use naga::back::{hlsl, msl, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::collections::HashSet;
 use std::path::Path;
 
+fn features(element: Element) -> Capabilities {
+    if element == Element::F16 { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() }
+}
+
 #[test]
 fn every_variant_translates_to_every_platform() {
-    for kernel in Kernel::all() {
-        let module = naga::front::wgsl::parse_str(&kernel.source()).unwrap();
-        let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).unwrap();
+    for (kernel, element) in Kernel::all() {
+        let module = naga::front::wgsl::parse_str(&kernel.source(element)).unwrap();
+        let info = Validator::new(ValidationFlags::all(), features(element)).validate(&module).unwrap();
         let words = spv::write_vec(&module, &info, &spv::Options::default(), None).unwrap();
         assert!(words.len() > 100, "{kernel:?}");
         // With the bounds checks that wgpu asks for, in the oldest version of the language.
@@ -23,8 +27,12 @@ fn every_variant_translates_to_every_platform() {
             msl::Options { fake_missing_bindings: true, bounds_check_policies: checks, ..msl::Options::default() };
         let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).unwrap();
         assert!(text.contains("kernel"), "{kernel:?}");
-        // For FXC, and for the oldest version that DXC takes.
-        for shader_model in [hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0] {
+        // For FXC, and for the oldest version that DXC takes; f16 came later.
+        let models = match element {
+            Element::F32 => &[hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0][..],
+            Element::F16 => &[hlsl::ShaderModel::V6_2],
+        };
+        for &shader_model in models {
             let mut text = String::new();
             let options = hlsl::Options { shader_model, fake_missing_bindings: true, ..hlsl::Options::default() };
             let pipeline = hlsl::PipelineOptions::default();
@@ -36,7 +44,7 @@ fn every_variant_translates_to_every_platform() {
 
 #[test]
 fn every_file_is_in_a_variant_and_every_variant_is_another() {
-    let sources: Vec<String> = Kernel::all().into_iter().map(Kernel::source).collect();
+    let sources: Vec<String> = Kernel::all().into_iter().map(|(kernel, element)| kernel.source(element)).collect();
     assert_eq!(sources.iter().collect::<HashSet<_>>().len(), sources.len(), "variants that are the same");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = [root.to_owned(), root.join("shared")].map(|folder| std::fs::read_dir(folder).unwrap().flatten());
@@ -50,8 +58,8 @@ fn every_file_is_in_a_variant_and_every_variant_is_another() {
 
 #[test]
 fn every_variant_stays_within_the_default_limits() {
-    for kernel in Kernel::all() {
-        let interface = kernel.interface();
+    for (kernel, element) in Kernel::all() {
+        let interface = kernel.interface(element);
         let [x, y, z] = interface.workgroup_size;
         assert!(x * y * z <= 256 && x <= 256 && y <= 256 && z <= 64, "{kernel:?}: {x} x {y} x {z}");
         let storage = interface.bindings.iter().filter(|b| **b != Binding::Uniform).count();
@@ -60,7 +68,7 @@ fn every_variant_stays_within_the_default_limits() {
         assert_eq!(interface.bindings.first(), Some(&Binding::Uniform), "{kernel:?}");
         assert_eq!((of(Binding::Uniform), of(Binding::ReadWrite)), (1, 1), "{kernel:?}");
 
-        let module = naga::front::wgsl::parse_str(&kernel.source()).unwrap();
+        let module = naga::front::wgsl::parse_str(&kernel.source(element)).unwrap();
         let mut layouter = naga::proc::Layouter::default();
         layouter.update(module.to_ctx()).unwrap();
         let bytes = |space| -> u32 {

@@ -4,8 +4,9 @@ use mils_shaders::{Binding, Kernel, MOST_WORKGROUP_MEMORY};
 use std::fmt;
 use wgpu::{AdapterInfo, Backends, DeviceType, DownlevelFlags, Features, Limits};
 
-/// Features that the kernels make use of where an adapter has them: none so far.
-const FEATURES: Features = Features::empty();
+/// Features that are made use of where an adapter has them: activations in f16, times
+/// of kernels, and compiled kernels that can be kept.
+const FEATURES: Features = Features::SHADER_F16.union(Features::TIMESTAMP_QUERY).union(Features::PIPELINE_CACHE);
 
 /// An adapter that was tried in vain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub enum AdapterKind {
 }
 
 impl AdapterKind {
-    fn of(info: &AdapterInfo) -> Self {
+    pub(crate) fn of(info: &AdapterInfo) -> Self {
         match info.device_type {
             DeviceType::DiscreteGpu => Self::Discrete,
             DeviceType::IntegratedGpu => Self::Integrated,
@@ -315,8 +316,8 @@ fn lack(flags: DownlevelFlags, limits: &Limits) -> Option<String> {
         return Some("it cannot run compute shaders".into());
     }
     let (mut threads, mut storage, mut wide) = (0, 0, 0);
-    for kernel in Kernel::all() {
-        let interface = kernel.interface();
+    for (kernel, element) in Kernel::all() {
+        let interface = kernel.interface(element);
         threads = threads.max(interface.workgroup_size.iter().product());
         wide = wide.max(interface.workgroup_size[0]);
         storage = storage.max(interface.bindings.iter().filter(|b| **b != Binding::Uniform).count());
@@ -425,8 +426,8 @@ mod tests {
         let compute = DownlevelFlags::COMPUTE_SHADERS;
         assert_eq!(lack(compute, &Limits::default()), None);
         assert!(lack(DownlevelFlags::empty(), &Limits::default()).is_some());
-        let small = Limits { max_compute_workgroup_storage_size: 4096, ..Limits::default() };
-        assert!(lack(compute, &small).unwrap().contains("allows 4096 bytes of workgroup memory"));
+        let small = Limits { max_compute_workgroup_storage_size: 8192, ..Limits::default() };
+        assert!(lack(compute, &small).unwrap().contains("allows 8192 bytes of workgroup memory"));
         let few = Limits { max_storage_buffers_per_shader_stage: 4, ..Limits::default() };
         assert!(lack(compute, &few).unwrap().contains("storage buffers"));
     }

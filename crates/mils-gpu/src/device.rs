@@ -1,17 +1,39 @@
 //! The device: its buffers and pipelines, within its limits.
 
-use crate::adapter::{self, GpuError, Opened};
+use crate::adapter::{self, AdapterKind, GpuError, Opened};
+use crate::cache::Cache;
+use crate::choose::Class;
 use crate::fault::Faults;
 use crate::program::GpuWeights;
 use crate::weights::upload;
 use mils_graph::{Backend, BackendError, HostTensor, WeightSet, check_weights};
-use mils_shaders::{Binding, Kernel};
+use mils_shaders::{Binding, Element, Kernel};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// An error if more is needed than the device allows.
 pub(crate) fn within(what: &str, needed: u64, limit: u64, unit: &'static str) -> Result<(), BackendError> {
     if needed <= limit { Ok(()) } else { Err(BackendError::Limit { what: what.to_owned(), needed, limit, unit }) }
+}
+
+/// How activations, and weights that come in f32, are held on the device. All is computed in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activations {
+    /// In f32.
+    #[default]
+    F32,
+    /// In f16: half the memory and half the traffic, and three decimals of each number. Needs a device with f16.
+    F16,
+}
+
+impl Activations {
+    pub(crate) fn element(self) -> Element {
+        match self {
+            Self::F32 => Element::F32,
+            Self::F16 => Element::F16,
+        }
+    }
 }
 
 /// A GPU as a backend.
@@ -25,8 +47,12 @@ pub(crate) struct Shared {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     pub(crate) limits: wgpu::Limits,
-    faults: Faults,
+    pub(crate) class: Class,
+    /// How activations lie.
+    pub(crate) element: Element,
+    pub(crate) faults: Faults,
     pipelines: Mutex<HashMap<Kernel, Pipeline>>,
+    cache: Option<Cache>,
 }
 
 /// A compiled kernel.
@@ -40,15 +66,37 @@ impl Gpu {
     /// Opens the best adapter that gives a device: discrete before integrated before virtual before software.
     ///
     /// `WGPU_ADAPTER_NAME` narrows the choice to adapters with this in their name, whatever its case, and
-    /// `WGPU_BACKEND` to these APIs (`vulkan`, `metal`, `dx12`, with commas).
+    /// `WGPU_BACKEND` to these APIs (`vulkan`, `metal`, `dx12`, with commas). Compiled kernels are kept in the user's cache
+    /// folder where the driver gives them; `MILS_PIPELINE_CACHE` names another folder, or is `off`.
     ///
     /// # Errors
     /// If there is no adapter, or none can be used; then the error lists what was tried and why not.
     pub fn open() -> Result<Self, GpuError> {
+        Self::open_with(Activations::F32)
+    }
+
+    /// As [`Gpu::open`], with activations held like this where the adapter can do it, and in f32 where it cannot:
+    /// [`Gpu::activations`] tells.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub fn open_with(activations: Activations) -> Result<Self, GpuError> {
         let Opened { device, queue, limits, info } = adapter::open()?;
-        let faults = Faults::watch(&device);
+        let class = Class::of(AdapterKind::of(&info));
+        let faults = Faults::watch(&device, class.patience());
+        let cache = Cache::open(&device, &info);
+        let has_f16 = device.features().contains(wgpu::Features::SHADER_F16);
+        let element = if has_f16 { activations.element() } else { Element::F32 };
         let pipelines = Mutex::default();
-        Ok(Self { shared: Arc::new(Shared { device, queue, limits, faults, pipelines }), info })
+        Ok(Self { shared: Arc::new(Shared { device, queue, limits, class, element, faults, pipelines, cache }), info })
+    }
+
+    /// How activations are held.
+    pub fn activations(&self) -> Activations {
+        match self.shared.element {
+            Element::F32 => Activations::F32,
+            Element::F16 => Activations::F16,
+        }
     }
 
     /// Whether this is a driver that computes on the CPU.
@@ -109,6 +157,18 @@ impl Shared {
         })
     }
 
+    /// Writes bytes from the buffer's beginning on. An odd number of halves ends within a word, but only words can be
+    /// written.
+    pub(crate) fn write(&self, buffer: &wgpu::Buffer, data: &[u8]) {
+        let (words, rest) = data.as_chunks::<4>();
+        self.queue.write_buffer(buffer, 0, words.as_flattened());
+        if !rest.is_empty() {
+            let mut last = [0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            self.queue.write_buffer(buffer, words.len() as u64 * 4, &last);
+        }
+    }
+
     /// A uniform buffer with these bytes.
     pub(crate) fn uniform(&self, bytes: &[u8]) -> wgpu::Buffer {
         // Not `create_buffer_init`, which panics where the buffer cannot be had.
@@ -134,14 +194,31 @@ impl Shared {
         Ok(made)
     }
 
+    /// Compiles WGSL of ours. wgpu would make every loop count its rounds, so that none is endless, and drivers do not
+    /// unroll such loops: the registers that the kernels count on would be memory.
+    #[expect(unsafe_code, reason = "the loops of our own shaders end")]
+    fn module(&self, label: &str, source: &str) -> wgpu::ShaderModule {
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };
+        let mut checks = wgpu::ShaderRuntimeChecks::checked();
+        checks.force_loop_bounding = false;
+        // SAFETY: what is not checked is that loops end. The source is one of mils-shaders' own, whose loops all count
+        // up, or halve down, to an end that is fixed before they begin. All accesses stay checked.
+        unsafe { self.device.create_shader_module_trusted(descriptor, checks) }
+    }
+
+    /// Keeps what was compiled, for the next time the program runs.
+    pub(crate) fn keep_pipelines(&self) {
+        if let Some(cache) = &self.cache {
+            cache.save();
+        }
+    }
+
     fn compile(&self, kernel: Kernel) -> Pipeline {
         let label = format!("{kernel:?}");
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(kernel.source().into()),
-        });
+        let module = self.module(&label, &kernel.source(self.element));
         let entries: Vec<wgpu::BindGroupLayoutEntry> = (0..)
-            .zip(kernel.interface().bindings)
+            .zip(kernel.interface(self.element).bindings)
             .map(|(binding, kind)| wgpu::BindGroupLayoutEntry {
                 binding,
                 visibility: wgpu::ShaderStages::COMPUTE,
@@ -171,7 +248,7 @@ impl Shared {
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions::default(),
-            cache: None,
+            cache: self.cache.as_ref().map(|cache| &cache.pipelines),
         });
         Pipeline { pipeline, layout }
     }

@@ -3,6 +3,7 @@
 use mils_graph::BackendError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 use wgpu::ErrorFilter;
 
 /// Innermost last. An error draws others after it (a buffer without memory is an invalid buffer), so that the kinds
@@ -10,8 +11,9 @@ use wgpu::ErrorFilter;
 const FILTERS: [ErrorFilter; 3] = [ErrorFilter::Validation, ErrorFilter::Internal, ErrorFilter::OutOfMemory];
 
 /// What is known of a device's failures.
-#[derive(Default)]
 pub(crate) struct Faults {
+    /// How long is waited for it.
+    pub(crate) patience: Duration,
     /// Why the device was lost. That is for good.
     lost: Arc<OnceLock<String>>,
     /// An error that came outside any scope; the next call answers with it, once.
@@ -20,8 +22,8 @@ pub(crate) struct Faults {
 
 impl Faults {
     /// Hears of a device's failures.
-    pub(crate) fn watch(device: &wgpu::Device) -> Self {
-        let faults = Self::default();
+    pub(crate) fn watch(device: &wgpu::Device, patience: Duration) -> Self {
+        let faults = Self { patience, lost: Arc::default(), stray: Arc::default() };
         let (lost, stray) = (Arc::clone(&faults.lost), Arc::clone(&faults.stray));
         // Without a handler of ours, wgpu would panic.
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -68,21 +70,38 @@ impl Faults {
         }
     }
 
-    /// Waits until the device has done all that was submitted.
+    /// Waits until the device has done all that was submitted; one that takes too long counts as lost.
     pub(crate) fn wait(&self, device: &wgpu::Device, during: &str) -> Result<(), BackendError> {
-        let problem = poll(device, wgpu::PollType::wait_indefinitely());
+        let wait = wgpu::PollType::Wait { submission_index: None, timeout: Some(self.patience) };
+        let problem = poll(device, wait);
+        if matches!(problem, Some(Trouble::Timeout)) {
+            // Whatever it still does, its buffers are not ours to use: it is as good as lost.
+            let _ = self.lost.set(format!("it gave no answer within {} seconds", self.patience.as_secs()));
+        }
         self.alive(during)?;
-        problem.map_or(Ok(()), |problem| Err(BackendError::Device { during: during.to_owned(), problem }))
+        match problem {
+            Some(Trouble::Other(problem)) => Err(BackendError::Device { during: during.to_owned(), problem }),
+            _ => Ok(()),
+        }
     }
 }
 
+/// What went wrong with a poll.
+enum Trouble {
+    /// What was submitted is not done yet.
+    Timeout,
+    /// In words.
+    Other(String),
+}
+
 /// Polls, and says what went wrong.
-fn poll(device: &wgpu::Device, kind: wgpu::PollType) -> Option<String> {
+fn poll(device: &wgpu::Device, kind: wgpu::PollType) -> Option<Trouble> {
     // wgpu panics where a device is lost while it is waited for, after its callback was called.
     match catch_unwind(AssertUnwindSafe(|| device.poll(kind))) {
         Ok(Ok(_)) => None,
-        Ok(Err(error)) => Some(one_line(&error.to_string())),
-        Err(_) => Some("the driver failed while it was waited for".into()),
+        Ok(Err(wgpu::PollError::Timeout)) => Some(Trouble::Timeout),
+        Ok(Err(error)) => Some(Trouble::Other(one_line(&error.to_string()))),
+        Err(_) => Some(Trouble::Other("the driver failed while it was waited for".into())),
     }
 }
 

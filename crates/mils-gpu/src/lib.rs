@@ -28,11 +28,16 @@
 //! ```
 
 mod adapter;
+mod cache;
+mod choose;
 mod device;
 mod fault;
 mod lower;
+mod profile;
 mod program;
 mod weights;
+mod work;
 
 pub use adapter::{Adapter, AdapterKind, AdapterLimits, Adapters, GpuError, Refusal, Verdict};
-pub use device::Gpu;
+pub use device::{Activations, Gpu};
+pub use work::count;

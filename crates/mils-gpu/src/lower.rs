@@ -1,13 +1,28 @@
 //! From ops to dispatches: which kernel, which parameters, which grid.
 
+use crate::choose::{self, Class, MOST_HEAD_DIM};
 use crate::device::within;
-use crate::weights::Held;
-use mils_graph::{Activation, Attention, BackendError, DType, Graph, Linear, Op, ValueId};
-use mils_shaders::{Activation as KernelActivation, Gemm, Kernel, Stored};
-use std::collections::HashMap;
+use mils_graph::{Activation, Attention, BackendError, Cost, DType, Graph, Linear, Node, Op, ValueId};
+use mils_shaders::{Activation as KernelActivation, Element, Gemm, Kernel, Stored};
 
-/// Columns of v that attention.wgsl can hold.
-const MOST_HEAD_DIM: u64 = 256;
+/// What a graph is lowered for. Needs no device, so that what a run does can be counted without one.
+pub(crate) struct Target<'a> {
+    pub(crate) class: Class,
+    /// Workgroups along each dimension of a grid, at most.
+    pub(crate) most: u32,
+    /// How activations lie.
+    pub(crate) element: Element,
+    /// How a weight lies, by its name. What is not known lies in one part, in f32.
+    pub(crate) weights: &'a dyn Fn(&str) -> Option<Lie>,
+}
+
+/// How a weight lies in buffers.
+#[derive(Clone, Debug)]
+pub(crate) struct Lie {
+    pub(crate) dtype: DType,
+    /// First row and number of rows of every part.
+    pub(crate) parts: Vec<(usize, usize)>,
+}
 
 /// A buffer that a dispatch reads.
 #[derive(Clone, Copy)]
@@ -24,6 +39,8 @@ pub(crate) struct Dispatch {
     pub(crate) params: Vec<u32>,
     pub(crate) reads: Vec<Read>,
     pub(crate) grid: [u32; 3],
+    /// Arithmetic, and traffic if every operand is read once.
+    pub(crate) cost: Cost,
 }
 
 /// A grid over `n` workgroups in two dimensions, at most `most` along the first, and its width.
@@ -38,12 +55,6 @@ fn per_element(elements: usize, most: u32) -> ([usize; 3], usize) {
     (grid, width * 256)
 }
 
-/// Side of the blocks of a matrix product. Blocks of 64 reuse each loaded element twice as often as blocks of 32;
-/// but a product that gives fewer than 64 of them would leave most of a GPU idle.
-pub(crate) fn tile(m: usize, n: usize) -> u32 {
-    if m.div_ceil(64) * n.div_ceil(64) >= 64 { 64 } else { 32 }
-}
-
 fn activation(a: Activation) -> KernelActivation {
     match a {
         Activation::None => KernelActivation::None,
@@ -53,24 +64,47 @@ fn activation(a: Activation) -> KernelActivation {
     }
 }
 
-/// How a matrix is held: as its weight is, through reshapes too, or in f32, as all that is computed.
-fn stored(graph: &Graph, weights: &HashMap<String, Held>, id: ValueId) -> Stored {
-    let Op::Weight { name } = &graph.node(graph.storage(id)).op else { return Stored::F32 };
-    match weights.get(name).map(|held| held.dtype) {
-        Some(DType::F16) => Stored::F16,
-        Some(DType::BF16) => Stored::BF16,
-        _ => Stored::F32,
+impl Target<'_> {
+    /// How a matrix is held: as its weight is, through reshapes too, or as all that is computed.
+    fn stored(&self, graph: &Graph, id: ValueId) -> Stored {
+        let lie = match &graph.node(graph.storage(id)).op {
+            Op::Weight { name } => (self.weights)(name),
+            _ => None,
+        };
+        match (lie.map(|lie| lie.dtype), self.element) {
+            (Some(DType::F16), _) | (None, Element::F16) => Stored::F16,
+            (Some(DType::BF16), _) => Stored::BF16,
+            _ => Stored::F32,
+        }
+    }
+
+    /// Bytes of an element of a node's value.
+    fn element_bytes(&self, node: &Node) -> u64 {
+        let lie = if let Op::Weight { name } = &node.op { (self.weights)(name) } else { None };
+        match (lie.map_or(node.dtype, |lie| lie.dtype), self.element) {
+            (DType::F16 | DType::BF16, _) | (DType::F32, Element::F16) => 2,
+            _ => 4,
+        }
     }
 }
 
-/// The dispatches that compute a node: none for nodes that cost nothing, several for tables in several buffers. A grid
-/// has at most `most` workgroups along each dimension.
-pub(crate) fn lower(
-    graph: &Graph,
-    node: usize,
-    weights: &HashMap<String, Held>,
-    most: u32,
-) -> Result<Vec<Dispatch>, BackendError> {
+/// All dispatches of a graph, each with its node.
+pub(crate) fn lower(graph: &Graph, target: &Target<'_>) -> Result<Vec<(usize, Dispatch)>, BackendError> {
+    let mut all = Vec::new();
+    for node in 0..graph.nodes().len() {
+        let mut dispatches = node_dispatches(graph, node, target)?;
+        // A table in parts is read once, by all of them together.
+        if let Some(first) = dispatches.first_mut() {
+            first.cost = graph.node_cost(node, |n| target.element_bytes(n));
+        }
+        all.extend(dispatches.into_iter().map(|d| (node, d)));
+    }
+    Ok(all)
+}
+
+/// The dispatches that compute a node: none for nodes that cost nothing, several for tables in several buffers.
+fn node_dispatches(graph: &Graph, node: usize, target: &Target<'_>) -> Result<Vec<Dispatch>, BackendError> {
+    let most = target.most;
     let elements = graph.nodes()[node].elements();
     let shape = |id| graph.shape(id);
     let width = |id| graph.node(id).width();
@@ -83,7 +117,7 @@ pub(crate) fn lower(
     let (flat, stride) = per_element(elements, most);
     match graph.nodes()[node].op {
         Op::Input { .. } | Op::Weight { .. } | Op::Reshape { .. } => Ok(vec![]),
-        Op::Linear(op) => linear(graph, elements, op, stored(graph, weights, op.weight), most).map(one),
+        Op::Linear(op) => linear(graph, elements, op, target).map(one),
         Op::Attention(op) => attention(graph, op, most).map(one),
         Op::LayerNorm { x, gamma, beta, eps } => {
             let rows = elements / width(x);
@@ -97,7 +131,7 @@ pub(crate) fn lower(
             done(Kernel::L2Normalize, vec![rows, width(x), stride, 0], vec![x], grid)
         }
         Op::Embedding { table, ids: rows } | Op::GatherRows { x: table, rows } => {
-            gather(graph, [table, rows], elements, weights, most)
+            gather(graph, [table, rows], elements, target)
         }
         Op::Add { a, b } => done(Kernel::Add, vec![elements, graph.node(b).elements(), stride, 0], vec![a, b], flat),
         Op::Activation { x, activation: a } => {
@@ -123,16 +157,16 @@ fn gather(
     graph: &Graph,
     [table, rows]: [ValueId; 2],
     elements: usize,
-    weights: &HashMap<String, Held>,
-    most: u32,
+    target: &Target<'_>,
 ) -> Result<Vec<Dispatch>, BackendError> {
     let node = graph.node(table);
-    let held = if let Op::Weight { name } = &node.op { weights.get(name) } else { None };
-    let parts = match held {
-        Some(held) => (0..).zip(&held.parts).map(|(i, p)| (Read::Part(table, i), p.first, p.rows)).collect(),
+    let lie = if let Op::Weight { name } = &node.op { (target.weights)(name) } else { None };
+    let parts = match lie {
+        Some(lie) => (0..).zip(lie.parts).map(|(i, (first, rows))| (Read::Part(table, i), first, rows)).collect(),
         None => vec![(Read::Whole(table), 0, node.shape[0])],
     };
-    let kernel = Kernel::Gather(stored(graph, weights, table));
+    let kernel = Kernel::Gather(target.stored(graph, table));
+    let most = target.most;
     let (grid, stride) = per_element(elements, most);
     let one = |(source, first, count): (Read, usize, usize)| {
         let params = [elements, node.width(), stride, first, count, 0, 0, 0].map(|p| p as u32).to_vec();
@@ -142,22 +176,22 @@ fn gather(
     parts.into_iter().map(one).collect()
 }
 
-fn linear(graph: &Graph, elements: usize, op: Linear, weight: Stored, most: u32) -> Result<Dispatch, BackendError> {
+fn linear(graph: &Graph, elements: usize, op: Linear, target: &Target<'_>) -> Result<Dispatch, BackendError> {
     let (n, k) = (graph.shape(op.weight)[0], graph.shape(op.weight)[1]);
     let m = elements / n;
-    let tile = tile(m, n);
-    let grid = [n.div_ceil(tile as usize), m.div_ceil(tile as usize), 1];
+    let tile = choose::tile(m, n, k, target.class);
+    let [rows, columns] = tile.block().map(|side| side as usize);
+    let grid = [n.div_ceil(columns), m.div_ceil(rows), 1];
     let kernel = Kernel::Gemm(Gemm {
         tile,
-        vec4: k.is_multiple_of(4),
-        weight,
+        weight: target.stored(graph, op.weight),
         bias: op.bias.is_some(),
         residual: op.residual.is_some(),
         activation: activation(op.activation),
     });
     // Bindings that the variant does not use are given the weight.
     let reads = vec![op.x, op.weight, op.bias.unwrap_or(op.weight), op.residual.unwrap_or(op.weight)];
-    dispatch(kernel, vec![m as u32, n as u32, k as u32, 0], reads, grid, most)
+    dispatch(kernel, vec![m as u32, n as u32, k as u32, 0], reads, grid, target.most)
 }
 
 fn attention(graph: &Graph, op: Attention, most: u32) -> Result<Dispatch, BackendError> {
@@ -170,7 +204,9 @@ fn attention(graph: &Graph, op: Attention, most: u32) -> Result<Dispatch, Backen
     params.extend([scale.to_bits(), u32::from(causal), u32::from(lengths.is_some()), 0]);
     // Without lengths, their binding is given what is never read as such.
     let reads = vec![q, k, v, lengths.unwrap_or(q)];
-    dispatch(Kernel::Attention, params, reads, [queries, heads, batch], most)
+    let kernel = choose::attention(queries, head_dim);
+    let block = if let Kernel::Attention(a) = kernel { a.queries as usize } else { 1 };
+    dispatch(kernel, params, reads, [queries.div_ceil(block), heads, batch], most)
 }
 
 fn dispatch(
@@ -184,7 +220,7 @@ fn dispatch(
     within(&format!("{kernel:?}, along one side of its grid,"), longest, u64::from(most), "workgroups")?;
     // Just checked against a u32.
     let reads = reads.into_iter().map(Read::Whole).collect();
-    Ok(Dispatch { kernel, params, reads, grid: grid.map(|g| g as u32) })
+    Ok(Dispatch { kernel, params, reads, grid: grid.map(|g| g as u32), cost: Cost::default() })
 }
 
 #[cfg(test)]
@@ -209,17 +245,14 @@ mod tests {
     }
 
     #[test]
-    fn small_products_get_small_tiles() {
-        assert_eq!((tile(1, 512), tile(50, 2048), tile(512, 512), tile(3200, 768)), (32, 32, 64, 64));
-    }
-
-    #[test]
     fn what_no_grid_covers_is_an_error() {
         let lowered = |shape: &[usize], op: fn(&mut Graph, ValueId) -> ValueId, most| {
             let mut g = Graph::new();
             let x = g.input("x", shape).unwrap();
             let out = op(&mut g, x);
-            lower(&g, out.index(), &HashMap::new(), most).map(|d| d[0].grid)
+            g.output(out);
+            let target = Target { class: Class::Large, most, element: Element::F32, weights: &|_| None };
+            lower(&g, &target).map(|d| d[0].1.grid)
         };
         let normalize = |g: &mut Graph, x| g.l2_normalize(x).unwrap();
         assert_eq!(lowered(&[49, 3], normalize, 7).unwrap(), [7, 7, 1]);
@@ -237,7 +270,7 @@ mod tests {
             let op = Linear { x, weight, bias: None, activation: Activation::None, residual: None };
             g.linear(op).unwrap()
         };
-        assert_eq!(lowered(&[65_535 * 64, 1], linear, MOST).unwrap(), [1, 65_535, 1]);
-        assert!(matches!(lowered(&[65_535 * 64 + 1, 1], linear, MOST), Err(BackendError::Limit { .. })));
+        assert_eq!(lowered(&[65_535 * 32, 1], linear, MOST).unwrap(), [1, 65_535, 1]);
+        assert!(matches!(lowered(&[65_535 * 32 + 1, 1], linear, MOST), Err(BackendError::Limit { .. })));
     }
 }

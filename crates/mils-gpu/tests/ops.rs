@@ -1,14 +1,42 @@
-//! Every op on both backends against its formula: one body, one tolerance.
+//! Every op on both backends against its formula: one body, one tolerance; and with activations in f16, another.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod plain;
 
 use half::{bf16, f16};
+use mils_gpu::{Activations, Gpu};
 use mils_graph::{Activation, Attention, Backend, DType, Graph, HostTensor, Linear, ValueId};
 use mils_tests::backends;
+use std::sync::LazyLock;
 
 /// Largest difference of an element from the formula's, relative to the largest element (or to 1).
 const TOLERANCE: f64 = 2e-5;
+/// The same where activations are f16: each number that is written may be off by one part in 2048, and a few ops follow
+/// each other.
+const HALF_TOLERANCE: f64 = 2e-3;
+
+/// The GPU with activations in f16.
+static HALF: LazyLock<Option<Gpu>> = LazyLock::new(|| {
+    if mils_tests::skips_gpu() {
+        return None;
+    }
+    let gpu = Gpu::open_with(Activations::F16).unwrap();
+    if gpu.activations() == Activations::F32 {
+        eprintln!("{} has no f16: ACTIVATIONS IN F16 ARE NOT TESTED", gpu.name());
+        return None;
+    }
+    Some(gpu)
+});
+
+/// A tensor with every number rounded to f16, unless it is held in 16 bits already.
+fn rounded(tensor: &HostTensor) -> HostTensor {
+    match tensor.as_f32() {
+        Some(data) => {
+            HostTensor::f32(tensor.shape(), data.iter().map(|&v| f16::from_f32(v).to_f32()).collect()).unwrap()
+        }
+        None => tensor.clone(),
+    }
+}
 
 /// A graph with random inputs and weights.
 struct Case {
@@ -71,6 +99,15 @@ impl Case {
     /// Runs it on every backend and compares with the formula; where that is NaN, so must the backend be.
     fn agrees(mut self, what: &str, backends: &[Box<dyn Backend>], out: ValueId) {
         self.graph.output(out);
+        self.compare(what, &backends.iter().map(|b| &**b).collect::<Vec<_>>(), out, TOLERANCE);
+        if let Some(half) = &*HALF {
+            self.inputs = self.inputs.iter().map(rounded).collect();
+            self.weights = self.weights.iter().map(|(name, tensor)| (name.clone(), rounded(tensor))).collect();
+            self.compare(&format!("{what}, in f16"), &[half], out, HALF_TOLERANCE);
+        }
+    }
+
+    fn compare(&self, what: &str, backends: &[&dyn Backend], out: ValueId, tolerance: f64) {
         let expected = plain::evaluate(&self.graph, &self.inputs, &self.weights).swap_remove(out.index());
         let scale = expected.iter().filter(|v| v.is_finite()).fold(1.0_f64, |m, v| m.max(v.abs()));
         for backend in backends {
@@ -80,7 +117,7 @@ impl Case {
             let found = first[0].as_f32().unwrap();
             assert_eq!(found.len(), expected.len(), "{what}");
             for (i, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
-                let near = (f64::from(found) - expected).abs() <= TOLERANCE * scale;
+                let near = (f64::from(found) - expected).abs() <= tolerance * scale;
                 let same = near || found.is_nan() && expected.is_nan();
                 assert!(same, "{what}: element {i} is {found}, not {expected} (the largest is {scale})");
             }
@@ -97,7 +134,7 @@ const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::QuickGelu, A
 #[test]
 fn linear() {
     let backends = backends();
-    let shapes = [(1, 1, 1), (7, 33, 24), (65, 72, 50), (64, 64, 64), (600, 530, 36), (530, 600, 35)];
+    let shapes = [(1, 1, 1), (7, 33, 24), (65, 72, 50), (64, 64, 64), (600, 530, 36), (530, 600, 35), (130, 140, 52)];
     for (i, (m, n, k)) in shapes.into_iter().enumerate() {
         for (j, (bias, residual)) in
             [(false, false), (true, false), (false, true), (true, true)].into_iter().enumerate()
@@ -125,9 +162,10 @@ const HALVES: [DType; 2] = [DType::F16, DType::BF16];
 fn linear_with_weights_in_16_bits() {
     let backends = backends();
     // Rows that begin within a word, weights that end within one, and rows of whole quads.
-    for (i, (m, n, k)) in [(1, 1, 1), (5, 3, 7), (7, 33, 24), (65, 72, 50), (2, 5, 6), (600, 530, 36), (530, 601, 35)]
-        .into_iter()
-        .enumerate()
+    for (i, (m, n, k)) in
+        [(1, 1, 1), (5, 3, 7), (7, 33, 24), (65, 72, 50), (2, 5, 6), (600, 530, 36), (530, 601, 35), (130, 140, 52)]
+            .into_iter()
+            .enumerate()
     {
         for (j, dtype) in HALVES.into_iter().enumerate() {
             let mut c = Case::new(i as u64);
@@ -230,6 +268,22 @@ fn attention() {
         (1, 130, 130, 1, 80, true),
         (2, 1, 257, 2, 128, false),
         (1, 3, 5, 1, 256, false),
+        // Enough queries to share keys: in 16s and in 64s, with heads of every size that models have, and between.
+        (2, 5, 9, 2, 8, false),
+        (2, 16, 16, 2, 64, true),
+        (1, 31, 50, 2, 72, false),
+        (1, 17, 17, 1, 88, true),
+        (1, 20, 33, 1, 128, false),
+        (1, 32, 40, 1, 200, false),
+        (1, 40, 40, 2, 32, true),
+        (1, 50, 50, 2, 64, false),
+        (1, 77, 77, 1, 64, true),
+        (1, 65, 35, 1, 88, false),
+        (1, 70, 70, 1, 96, true),
+        (1, 66, 18, 1, 128, false),
+        (1, 67, 67, 1, 256, true),
+        // Heads that are not made of quads.
+        (1, 40, 40, 2, 50, true),
     ] {
         let mut c = Case::new(9);
         let width = heads * head_dim;
@@ -252,13 +306,26 @@ fn attention_of_large_and_of_hidden_values() {
     let op = Attention { q: x, k: x, v: x, heads: 1, causal: false, lengths: None, scale: 1024.0 };
     let out = c.graph.attention(op).unwrap();
     c.agrees("attention with large scores", &backends, out);
+    // Scores that are not finite: one infinite key, all of a query's scores minus infinity, and a NaN that it sees.
+    for (tokens, number) in [(70, f32::INFINITY), (70, f32::NEG_INFINITY), (20, f32::INFINITY), (20, f32::NAN)] {
+        let mut c = Case::new(3);
+        let mut data = c.floats(&[1, tokens, 8]).into_f32().unwrap();
+        data.iter_mut().for_each(|v| *v = v.abs() + 0.1);
+        let q = c.given(HostTensor::f32(&[1, tokens, 8], data.clone()).unwrap());
+        let v = c.input(&[1, tokens, 8]);
+        data[5 * 8..6 * 8].fill(number);
+        let k = c.given(HostTensor::f32(&[1, tokens, 8], data).unwrap());
+        let op = Attention { q, k, v, heads: 1, causal: true, lengths: None, scale: 0.5 };
+        let out = c.graph.attention(op).unwrap();
+        c.agrees(&format!("attention with a key of {number}"), &backends, out);
+    }
     // What a query does not see is NaN, in the middle of a chunk and in a later one.
-    for from in [3, 66] {
+    for (tokens, from) in [(70, 3), (70, 66), (20, 3), (20, 19)] {
         let mut c = Case::new(2);
-        let q = c.input(&[1, 70, 8]);
-        let mut data = c.floats(&[1, 70, 8]).into_f32().unwrap();
+        let q = c.input(&[1, tokens, 8]);
+        let mut data = c.floats(&[1, tokens, 8]).into_f32().unwrap();
         data[from * 8..].fill(f32::NAN);
-        let k = c.given(HostTensor::f32(&[1, 70, 8], data).unwrap());
+        let k = c.given(HostTensor::f32(&[1, tokens, 8], data).unwrap());
         let op = Attention { q, k, v: k, heads: 2, causal: true, lengths: None, scale: 0.5 };
         let out = c.graph.attention(op).unwrap();
         c.agrees("attention that must not see NaN", &backends, out);
@@ -271,6 +338,9 @@ fn attention_of_sequences_with_lengths() {
     for (queries, keys, heads, head_dim, causal, lengths) in [
         (1, 1, 1, 8, false, [1, 1, 1]),
         (7, 7, 2, 40, true, [1, 3, 7]),
+        (30, 64, 1, 64, false, [17, 64, 16]),
+        (32, 32, 1, 72, true, [1, 16, 31]),
+        (66, 66, 1, 128, true, [8, 65, 9]),
         (65, 65, 3, 24, false, [65, 64, 2]),
         (130, 130, 1, 80, true, [129, 66, 1]),
         (2, 257, 2, 128, false, [64, 257, 65]),

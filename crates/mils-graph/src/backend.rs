@@ -1,6 +1,6 @@
 //! What a device must offer: hold weights once, compile graphs against them, run the programs.
 
-use crate::{DType, Graph, GraphError, HostTensor, TensorError};
+use crate::{DType, Graph, GraphError, HostTensor, TensorError, Work};
 
 /// Why a backend could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -138,4 +138,18 @@ pub trait Program: Send {
     /// # Errors
     /// If an input has the wrong type or shape, an index or a length is out of range, or the device fails.
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, BackendError>;
+
+    /// What one run does, as planned. Of a backend that does not say: nothing.
+    fn work(&self) -> Work {
+        Work::default()
+    }
+
+    /// Runs it once and times every kernel on the device, which makes the run as a whole slower: what [`Program::run`]
+    /// gives, and [`Program::work`] with seconds. Of a device without timestamps, without seconds.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    fn profile(&mut self, inputs: &[HostTensor]) -> Result<(Vec<HostTensor>, Work), BackendError> {
+        Ok((self.run(inputs)?, self.work()))
+    }
 }

@@ -22,6 +22,7 @@
 
 mod backend;
 mod check;
+mod cost;
 mod elements;
 mod graph;
 mod op;
@@ -30,6 +31,7 @@ mod tensor;
 
 pub use backend::{Backend, BackendError, Program, WeightSet};
 pub use check::check_weights;
+pub use cost::{Cost, KernelWork, Work};
 pub use elements::{Bytes, Elements};
 pub use graph::{Graph, GraphError, Node, ValueId};
 pub use op::{Activation, Attention, DType, Linear, Op};

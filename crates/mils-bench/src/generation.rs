@@ -17,6 +17,9 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// Candidates wanted.
@@ -40,7 +43,7 @@ struct Model {
 }
 
 impl Model {
-    fn open(&self, sequences: usize, lines: usize, threads: usize) -> Result<LlamaGenerator> {
+    fn open(&self, sequences: usize, lines: usize, threads: usize, cancel: &Arc<AtomicBool>) -> Result<LlamaGenerator> {
         let options = LlamaOptions {
             context: (PROMPT + SLACK + lines * 64) as u32,
             sequences,
@@ -48,6 +51,7 @@ impl Model {
             temperature: self.temperature,
             top_p: self.top_p,
             threads: Some(threads),
+            cancel: Arc::clone(cancel),
             ..LlamaOptions::default()
         };
         Ok(LlamaGenerator::open(&self.path, options, PromptTemplate::new(&self.system, &self.user)?)?)
@@ -62,8 +66,8 @@ impl Model {
     }
 
     /// How many texts make a prompt of about [`PROMPT`] tokens.
-    fn fitting(&self, threads: usize) -> Result<usize> {
-        let mut generator = self.open(1, 1, threads)?;
+    fn fitting(&self, threads: usize, cancel: &Arc<AtomicBool>) -> Result<usize> {
+        let mut generator = self.open(1, 1, threads, cancel)?;
         let mut tokens =
             |length| ask(&mut generator, &self.pool(length, 0), 1, 0).map(|p| p.usage.prompt_tokens as f64);
         let (few, more) = (tokens(2)?, tokens(8)?);
@@ -81,7 +85,7 @@ struct Way {
     name: String,
     kind: Kind,
     generator: LlamaGenerator,
-    pools: std::rc::Rc<dyn Fn(usize) -> Vec<Labelled>>,
+    pools: Rc<dyn Fn(usize) -> Vec<Labelled>>,
     turns: usize,
     seconds: f64,
     usage: Usage,
@@ -171,9 +175,9 @@ fn on_path(program: &str) -> bool {
 fn table(bench: &mut Bench, (id, title): (&str, &str), model: &Model, line: Option<usize>) -> Result<()> {
     let threads = bench.threads();
     bench.say("sizing the prompt");
-    let length = model.fitting(threads)?;
+    let length = model.fitting(threads, &bench.stop)?;
     let numbers: Vec<Vec<Labelled>> = (0..64).map(|n| model.pool(length, n)).collect();
-    let pools: std::rc::Rc<dyn Fn(usize) -> Vec<Labelled>> = std::rc::Rc::new(move |n| numbers[n % 64].clone());
+    let pools: Rc<dyn Fn(usize) -> Vec<Labelled>> = Rc::new(move |n| numbers[n % 64].clone());
     let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
     for (name, kind, sequences, lines) in [
         ("ours, 50 sequences", Kind::Ours, COUNT, 1),
@@ -181,8 +185,8 @@ fn table(bench: &mut Bench, (id, title): (&str, &str), model: &Model, line: Opti
         ("ours, 8 sequences of 7", Kind::Ours, 8, 7),
         ("one list of 50", Kind::Peer, 1, COUNT),
     ] {
-        let generator = model.open(sequences, lines, threads)?;
-        let pools = std::rc::Rc::clone(&pools);
+        let generator = model.open(sequences, lines, threads, &bench.stop)?;
+        let pools = Rc::clone(&pools);
         let (turns, seconds, usage, usable) = (0, 0.0, Usage::default(), 0);
         contestants.push(Box::new(Way { name: name.into(), kind, generator, pools, turns, seconds, usage, usable }));
     }
@@ -221,7 +225,8 @@ fn one_billion(models: &Path, say: &mut dyn FnMut(&str)) -> Result<Model> {
 /// Share of prompt tokens that were in the cache already, over the steps of runs of the demo, one ask a step.
 fn prefix_reuse(bench: &mut Bench) -> Result<()> {
     bench.say("measuring prefix reuse");
-    let mut session = Session::open(Pack::find("demo")?, &Options::default(), BackendChoice::Cpu, &mut |_| {})?;
+    let options = Options { cancel: Arc::clone(&bench.stop), ..Options::default() };
+    let mut session = Session::open(Pack::find("demo")?, &options, BackendChoice::Cpu, &mut |_| {})?;
     session.config.asks = 1;
     session.config.patience = None;
     let (mut first, mut later) = (Usage::default(), Usage::default());
@@ -295,7 +300,7 @@ mod tests {
         let model = demo().unwrap();
         let pool = model.pool(4, 1);
         for (sequences, lines) in [(4, 1), (1, 4)] {
-            let answer = ask(&mut model.open(sequences, lines, 1).unwrap(), &pool, 4, 1).unwrap();
+            let answer = ask(&mut model.open(sequences, lines, 1, &Arc::default()).unwrap(), &pool, 4, 1).unwrap();
             assert!(answer.usage.generated_tokens > 4 && !answer.texts.is_empty(), "{answer:?}");
         }
     }

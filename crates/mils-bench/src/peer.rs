@@ -209,7 +209,7 @@ impl Drop for Worker {
 }
 
 /// Which peers there are, in the order of the tables.
-pub const NAMES: [&str; 4] = ["ort-f32", "torch-f32", "torch-bf16", "candle-f32"];
+pub const NAMES: [&str; 3] = ["ort-f32", "torch-f32", "torch-bf16"];
 
 /// How peers are started.
 #[derive(Clone, Debug)]
@@ -257,33 +257,11 @@ impl Peers {
     /// # Errors
     /// If it is not there.
     pub fn start_one(&self, name: &str) -> Result<Worker> {
-        let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
-        let command = if name.starts_with("candle") {
-            let mut command = Command::new(candle(&peers.join("candle"))?);
-            command.arg(self.threads.to_string()).env("RAYON_NUM_THREADS", self.threads.to_string());
-            command
-        } else {
-            let mut command = Command::new(&self.python);
-            command.arg(peers.join("peer.py")).arg(name).arg(self.threads.to_string());
-            command
-        };
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/peer.py");
+        let mut command = Command::new(&self.python);
+        command.arg(script).arg(name).arg(self.threads.to_string());
         Worker::start(name, command)
     }
-}
-
-/// Builds candle's worker, which is a project of its own: candle is no dependency of ours.
-fn candle(project: &Path) -> Result<PathBuf> {
-    let target = std::env::current_exe()?.parent().map(|release| release.join("../candle-peer")).unwrap_or_default();
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build.args(["build", "--release", "--locked", "--quiet", "--manifest-path"]).arg(project.join("Cargo.toml"));
-    build.arg("--target-dir").arg(&target).env("RUSTFLAGS", "-C target-cpu=native");
-    let output = build.stdin(Stdio::null()).output().context("cannot start cargo")?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        bail!("cargo cannot build it: {}", text.lines().find(|l| l.starts_with("error")).unwrap_or_default());
-    }
-    Ok(target.join("release/candle-peer"))
 }
 
 #[cfg(all(test, unix))]

@@ -26,6 +26,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// Scenes of the demo world that are captioned in turn.
@@ -115,7 +117,13 @@ struct Reference {
 }
 
 impl Reference {
-    fn open(pack: &Pack, config: Config, threads: usize, pictures: Rc<Vec<RgbImage>>) -> Result<Self> {
+    fn open(
+        pack: &Pack,
+        config: Config,
+        threads: usize,
+        cancel: &Arc<AtomicBool>,
+        pictures: Rc<Vec<RgbImage>>,
+    ) -> Result<Self> {
         let encoder = ModelFiles::open(&pack.scorer_path())?.load(&Cpu::new())?;
         let options = LlamaOptions {
             context: CONTEXT + (config.propose * 64) as u32,
@@ -124,6 +132,7 @@ impl Reference {
             temperature: pack.settings.temperature,
             top_p: pack.settings.top_p,
             threads: Some(threads),
+            cancel: Arc::clone(cancel),
             ..LlamaOptions::default()
         };
         let template = PromptTemplate::new(&pack.prompt.system, &pack.prompt.user)?;
@@ -211,12 +220,13 @@ fn table(bench: &mut Bench, title: (&str, &str), pack: &str, pictures: Vec<RgbIm
     let pictures = Rc::new(pictures);
     let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
     let mut config = None;
+    let options = Options { cancel: Arc::clone(&bench.stop), ..Options::default() };
     for (name, kind, all_steps) in [
         ("ours", Kind::Ours, true),
         ("ours again", Kind::Again, true),
         ("ours, ending when it converges", Kind::Ours, false),
     ] {
-        let mut session = Session::open(Pack::find(pack)?, &Options::default(), BackendChoice::Cpu, &mut |_| {})?;
+        let mut session = Session::open(Pack::find(pack)?, &options, BackendChoice::Cpu, &mut |_| {})?;
         if all_steps {
             session.config.patience = None;
         }
@@ -225,7 +235,7 @@ fn table(bench: &mut Bench, title: (&str, &str), pack: &str, pictures: Vec<RgbIm
         contestants.push(Box::new(Ours { name, kind, session, pictures: Rc::clone(&pictures), cost }));
     }
     if let Some(config) = config {
-        let reference = Reference::open(&Pack::find(pack)?, config, bench.threads(), pictures)?;
+        let reference = Reference::open(&Pack::find(pack)?, config, bench.threads(), &bench.stop, pictures)?;
         contestants.push(Box::new(reference));
     }
     bench.measure(title, &mut contestants, &["the reference"]);
@@ -423,7 +433,8 @@ mod tests {
         let options = Options { steps: Some(2), propose: Some(4), ..Options::default() };
         let session = Session::open(Pack::find("demo").unwrap(), &options, BackendChoice::Cpu, &mut |_| {}).unwrap();
         let (config, initial) = (session.config.clone(), session.initial().len());
-        let mut reference = Reference::open(&Pack::find("demo").unwrap(), config, 1, Rc::clone(&pictures)).unwrap();
+        let mut reference =
+            Reference::open(&Pack::find("demo").unwrap(), config, 1, &Arc::default(), Rc::clone(&pictures)).unwrap();
         let cost = Cost::default();
         let mut ours = Ours { name: "ours", kind: Kind::Ours, session, pictures, cost };
         assert!(ours.turn().unwrap() > 0.0 && reference.turn().unwrap() > 0.0);

@@ -54,7 +54,7 @@ pub(crate) fn tile(m: usize, n: usize, k: usize, class: Class) -> Tile {
     }
     let time = |tile: Tile| {
         let [rows, columns] = tile.block().map(|side| side as usize);
-        let [m_each, n_each] = tile.each().map(|side| f64::from(side));
+        let [m_each, n_each] = tile.each().map(f64::from);
         let groups = (m.div_ceil(rows) * n.div_ceil(columns)) as u64;
         // Threads of a group in 64s: larger groups take up more of the device at a time.
         let weight = (rows * columns) as f64 / (m_each * n_each) / 64.0;

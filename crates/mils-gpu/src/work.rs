@@ -17,13 +17,9 @@ const WORKGROUPS: u32 = 65_535;
 
 /// The dispatches of every submit. There is always one: outputs may be inputs.
 pub(crate) fn cut(dispatches: usize) -> Vec<Range<usize>> {
-    let mut all = vec![0..dispatches.min(FIRST)];
-    let mut at = FIRST;
-    while at < dispatches {
-        all.push(at..dispatches.min(at + LATER));
-        at += LATER;
-    }
-    all
+    let first = std::iter::once(0..dispatches.min(FIRST));
+    let later = (FIRST..dispatches).step_by(LATER).map(|at| at..dispatches.min(at + LATER));
+    first.chain(later).collect()
 }
 
 /// A kernel, for people: what of its variant decides its speed.

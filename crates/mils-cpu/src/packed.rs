@@ -54,15 +54,15 @@ impl Packed {
             let rows = panel * PANEL..n.min((panel + 1) * PANEL);
             match (kind, weight) {
                 // Of the same type: no detour over f32.
-                (Kind::F32, Held::F32(all)) => fill(lines, all, rows, k, |v| v),
-                (Kind::F16, Held::F16(all)) => fill(lines, all, rows, k, |v| v),
+                (Kind::F32, Held::F32(all)) => fill(lines, all, rows, [k, k], |v| v),
+                (Kind::F16, Held::F16(all)) => fill(lines, all, rows, [k, k], |v| v),
                 (Kind::BF16, Held::BF16(all)) => fill_pairs(lines, all, rows, k, |v| v),
                 (Kind::BF16, Held::F32(all)) => fill_pairs(lines, all, rows, k, bf16::from_f32),
                 (Kind::BF16, Held::F16(all)) => fill_pairs(lines, all, rows, k, |v| bf16::from_f32(v.to_f32())),
-                (Kind::F32, Held::F16(all)) => fill(lines, all, rows, k, f16::to_f32),
-                (Kind::F32, Held::BF16(all)) => fill(lines, all, rows, k, bf16::to_f32),
-                (Kind::F16, Held::F32(all)) => fill(lines, all, rows, k, f16::from_f32),
-                (Kind::F16, Held::BF16(all)) => fill(lines, all, rows, k, |v| f16::from_f32(v.to_f32())),
+                (Kind::F32, Held::F16(all)) => fill(lines, all, rows, [k, k], f16::to_f32),
+                (Kind::F32, Held::BF16(all)) => fill(lines, all, rows, [k, k], bf16::to_f32),
+                (Kind::F16, Held::F32(all)) => fill(lines, all, rows, [k, k], f16::from_f32),
+                (Kind::F16, Held::BF16(all)) => fill(lines, all, rows, [k, k], |v| f16::from_f32(v.to_f32())),
             }
         });
         Self { n, k, kind, lines }
@@ -116,12 +116,12 @@ impl Packed {
 /// Steps along K that are moved together: a line of each row is read, and what is written stays in the nearest cache.
 const STEPS: usize = 16;
 
-/// Element (row, i) of a panel goes to `i * PANEL + row`.
+/// Element (row, i) of a panel goes to `i * PANEL + row`; of each row, which begin `width` apart, the first `k`.
 fn fill<A: Copy, B: Pod>(
     lines: &mut [Line],
     all: &[A],
     rows: std::ops::Range<usize>,
-    k: usize,
+    [width, k]: [usize; 2],
     change: impl Fn(A) -> B,
 ) {
     let out: &mut [B] = bytemuck::cast_slice_mut(lines);
@@ -129,7 +129,7 @@ fn fill<A: Copy, B: Pod>(
         let steps = STEPS.min(k - first);
         let block = &mut out[first * PANEL..(first + steps) * PANEL];
         for (column, row) in rows.clone().enumerate() {
-            let from = &all[row * k + first..][..steps];
+            let from = &all[row * width + first..][..steps];
             for (to, &v) in block.chunks_exact_mut(PANEL).zip(from) {
                 to[column] = change(v);
             }
@@ -169,13 +169,8 @@ pub(crate) fn pack_rows(
     scratch.clear();
     scratch.resize(rows.div_ceil(PANEL) * 2 * columns, Line::zeroed());
     for (panel, lines) in scratch.chunks_exact_mut(2 * columns).enumerate() {
-        let out: &mut [f32] = bytemuck::cast_slice_mut(lines);
-        for row in panel * PANEL..rows.min((panel + 1) * PANEL) {
-            let from = &all[offset + row * width..][..columns];
-            for (to, &v) in out.chunks_exact_mut(PANEL).zip(from) {
-                to[row % PANEL] = v;
-            }
-        }
+        let rows = panel * PANEL..rows.min((panel + 1) * PANEL);
+        fill(lines, &all[offset..], rows, [width, columns], |v| v);
     }
 }
 
@@ -230,7 +225,6 @@ mod tests {
         let mut lines = vec![];
         pack_rows(&mut lines, &all, 3, 6, [5, 3]);
         let keys: &[f32] = bytemuck::cast_slice(&lines);
-        pack_columns(&mut { vec![] }, &all, 3, 6, [5, 3]);
         let mut lines = vec![];
         pack_columns(&mut lines, &all, 3, 6, [5, 3]);
         let values: &[f32] = bytemuck::cast_slice(&lines);

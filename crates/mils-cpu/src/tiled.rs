@@ -6,6 +6,7 @@ use crate::avx512::{ROWS, Tile, available, dot_tile, round_to_bf16, tile};
 use crate::held::Held;
 use crate::linear::{Epilogue, finish};
 use crate::math;
+use crate::ops::rows_per_piece;
 use crate::packed::{Kind, Line, PANEL, pack_columns, pack_rows};
 use crate::program::Math;
 use mils_graph::Activation;
@@ -154,17 +155,18 @@ fn product(
     (bias, residual): (Option<*const f32>, Option<*const f32>),
 ) {
     let panel = weight.panel(panel);
+    let cut = first * row..(first + count) * row;
     match rows {
         Rows::F32(x) => {
-            let a = x[first * row..(first + count) * row].as_ptr();
+            let a = x[cut].as_ptr();
             let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0, bias, residual };
             // SAFETY: a `Packed` is made only where tiles are available; `tiles` gives 1 to ROWS rows, which were just
-            // cut out of x; the panel is of this kind and K; the caller checked `out`, bias and residual, and alone writes these
-            // columns.
+            // cut out of x; the panel is of this kind and K; the caller checked `out`, bias and residual, and alone
+            // writes these columns.
             unsafe { tile(count, weight.kind(), t) };
         }
         Rows::Pairs(x) => {
-            let a = x[first * row..(first + count) * row].as_ptr();
+            let a = x[cut].as_ptr();
             let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0, bias, residual };
             // SAFETY: as above; rows are pairs only where the CPU has the dot product and the panel is of bf16.
             unsafe { dot_tile(count, t) };
@@ -177,7 +179,7 @@ fn pairs<'a>(scratch: &'a mut Vec<u32>, x: &[f32], [m, k]: [usize; 2]) -> &'a [u
     let row = k.div_ceil(2);
     scratch.clear();
     scratch.resize(m * row, 0);
-    let rows = 4096_usize.div_ceil(k);
+    let rows = rows_per_piece(k);
     scratch.par_chunks_mut(rows * row).zip(x.par_chunks(rows * k)).for_each(|(out, x)| {
         for (out, x) in out.chunks_exact_mut(row).zip(x.chunks_exact(k)) {
             let halves: &mut [u16] = bytemuck::cast_slice_mut(out);

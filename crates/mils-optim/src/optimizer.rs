@@ -155,6 +155,10 @@ impl Ahead {
 
     /// The scores of texts, asked for where they are not known.
     fn complete(&self, texts: &[String], scorer: &mut dyn Scorer) -> Result<Vec<f32>, Error> {
+        if self.scores.is_empty() {
+            // An initial set may be large: it is not copied to find out that nothing of it is known.
+            return scored(scorer, texts);
+        }
         let unknown: Vec<String> = texts.iter().filter(|t| !self.scores.contains_key(*t)).cloned().collect();
         let mut rest = scored(scorer, &unknown)?.into_iter();
         let known = |text| self.scores.get(text).copied().or_else(|| rest.next());

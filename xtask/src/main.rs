@@ -85,10 +85,8 @@ fn main() -> Result<()> {
 /// Where the caller stands, so that files it names are where it means them.
 fn bench(rest: &[String]) -> Result<()> {
     setup::run()?;
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut process = Process::new(program);
-    process.args(["run", "--release", "--locked", "-p", "mils-bench", "--manifest-path"]);
-    process.arg(root().join("Cargo.toml")).arg("--").args(rest);
+    let mut process = cargo_process(["run", "--release", "--locked", "-p", "mils-bench", "--manifest-path"]);
+    process.arg(root().join("Cargo.toml")).arg("--").args(rest).current_dir(".");
     let status = process.status().context("cannot start cargo")?;
     // It has said what is wrong.
     if !status.success() {

@@ -327,13 +327,13 @@ struct Overlap {
 }
 
 impl Overlap {
-    /// By whether each is on the CPU. Where both are, they would only take the cores from each other: on two cores the
-    /// demo's five samples took 7.7 s one after another and 8.7 s four at a time.
+    /// By whether each is on the CPU. Where both are, they would only take the cores from each other: in one run each on
+    /// two cores, the demo's five samples took 7.7 s one after another and 8.7 s four at a time.
     fn of(encoder_on_cpu: bool, generator_on_cpu: bool) -> Self {
         if encoder_on_cpu && generator_on_cpu {
             Self { in_flight: 1, score_ahead: 0 }
         } else {
-            // A run that is scored leaves three to write for; 16 texts are a batch that is worth a GPU's while.
+            // Not measured: a run that is scored leaves three to write for, and 16 texts should be worth a GPU's while.
             Self { in_flight: 4, score_ahead: 16 }
         }
     }

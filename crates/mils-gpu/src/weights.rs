@@ -1,4 +1,5 @@
-//! Weights on the device, in the type in which they came (or in f16, where activations are that); a matrix that is larger than one binding, in several buffers.
+//! Weights on the device, in the type in which they came (or in f16, where activations are that); a matrix that is
+//! larger than one binding, in several buffers.
 
 use crate::device::Shared;
 use crate::lower::Lie;

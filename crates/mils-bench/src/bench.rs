@@ -11,6 +11,7 @@ use mils_cli::backend::BackendChoice;
 use mils_gpu::Gpu;
 use mils_graph::Backend;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -72,6 +73,8 @@ pub struct Bench {
     /// For models and files made of them.
     pub models: PathBuf,
     args: BenchArgs,
+    /// Names of tables that there are, as far as benchmarks have come.
+    asked: RefCell<BTreeSet<String>>,
     bar: ProgressBar,
     headed: bool,
 }
@@ -108,7 +111,7 @@ impl Bench {
         bar.enable_steady_tick(Duration::from_millis(200));
         let models = args.models.clone().unwrap_or_else(default_models);
         let report = Report::new(threads);
-        Ok(Self { report, full: args.full, stop, peers, models, args, bar, headed: false })
+        Ok(Self { report, full: args.full, stop, peers, models, args, asked: RefCell::default(), bar, headed: false })
     }
 
     /// Threads of everyone.
@@ -134,12 +137,19 @@ impl Bench {
 
     /// Whether a table was asked for.
     pub fn wanted(&self, id: &str) -> bool {
+        self.asked.borrow_mut().insert(id.to_owned());
+        self.named(id)
+    }
+
+    /// Whether `--only` names it.
+    fn named(&self, id: &str) -> bool {
         self.args.only.is_empty() || self.args.only.iter().any(|part| id.contains(part.as_str()))
     }
 
     /// Whether any of these was.
     pub fn any_wanted(&self, ids: &[String]) -> bool {
-        ids.iter().any(|id| self.wanted(id))
+        // Not `any`, which would not get to know them all.
+        ids.iter().filter(|id| self.wanted(id)).count() > 0
     }
 
     /// Where ours may run.
@@ -225,10 +235,16 @@ impl Bench {
     /// Writes what was asked for. To be called however the benchmarks ended.
     ///
     /// # Errors
-    /// If a file cannot be written.
+    /// If a file cannot be written, or no table had the name that was asked for.
     pub fn finish(mut self) -> Result<()> {
         self.bar.finish_and_clear();
         self.report.interrupted = self.stopped();
+        let nothing = self.report.tables.is_empty() && self.report.facts.is_empty();
+        if nothing && !self.report.interrupted && !self.asked.borrow().iter().any(|id| self.named(id)) {
+            let there: Vec<String> = self.asked.take().into_iter().collect();
+            let only = self.args.only.join(",");
+            bail!("--only {only}: no table has that in its name; there are {}", there.join(", "));
+        }
         if let Some(path) = &self.args.json {
             self.report.write(path)?;
         }

@@ -5,7 +5,7 @@ use crate::checkpoint::{CLIP_B32, CLIP_L14, Family, Recipe, SIGLIP_B16, SIGLIP_S
 use crate::harness::{Contestant, Extra, Kind};
 use crate::peer::{Ask, Done, Embedded, Loaded, Ran, Worker};
 use anyhow::{Context, Result, bail};
-use mils_cpu::Cpu;
+use mils_cpu::{Cpu, Math};
 use mils_encoder::{Embeddings, Encoder, ModelFiles, Precision};
 use mils_graph::Backend;
 use mils_media::{Pixels, RgbImage};
@@ -253,12 +253,13 @@ fn works(recipe: &Recipe, encoder: &Encoder, short: &str) -> Result<Vec<Work>> {
     ])
 }
 
-/// Our encoders of one checkpoint: each precision on each device, then the second of the first.
+/// Our encoders of one checkpoint: each precision on each device, the second of the first, and products in bf16 where the
+/// CPU has them.
 type OurEncoders = Vec<(String, Kind, Rc<RefCell<Encoder>>)>;
 
 fn ours(folder: &Path, devices: &[(&str, &dyn Backend)], bench: &mut Bench) -> Result<OurEncoders> {
     let mut out = Vec::new();
-    let open = |precision, backend| -> Result<_> {
+    let open = |precision, backend: &dyn Backend| -> Result<_> {
         Ok(Rc::new(RefCell::new(ModelFiles::open_with(folder, precision)?.load(backend)?)))
     };
     for (device, backend) in devices {
@@ -267,6 +268,12 @@ fn ours(folder: &Path, devices: &[(&str, &dyn Backend)], bench: &mut Bench) -> R
             let name = if *device == "CPU" { format!("ours {name}") } else { format!("ours {name} on the {device}") };
             out.push((name, Kind::Ours, open(precision, *backend)?));
         }
+    }
+    if Cpu::has_bf16() {
+        // What the row of bf16 on the CPU is not: there, bf16 is only how weights are held.
+        bench.say("loading in bf16 on the CPU, for products in it");
+        let encoder = open(Precision::BF16, &Cpu::with_math(Math::BF16))?;
+        out.push(("ours bf16 products".into(), Kind::Ours, encoder));
     }
     if let Some((_, cpu)) = devices.first() {
         out.insert(1, ("ours f32 again".into(), Kind::Again, open(Precision::F32, *cpu)?));

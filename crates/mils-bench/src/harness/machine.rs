@@ -32,7 +32,7 @@ pub struct Machine {
     pub cores: usize,
     /// Threads that everyone was given.
     pub threads: usize,
-    /// Of [`FEATURES`], those that the CPU has.
+    /// Instruction sets that matter here, as far as the CPU has them.
     pub features: Vec<String>,
     /// GiB of memory.
     pub memory_gib: Option<f64>,

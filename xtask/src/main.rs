@@ -85,9 +85,8 @@ fn main() -> Result<()> {
 /// Where the caller stands, so that files it names are where it means them.
 fn bench(rest: &[String]) -> Result<()> {
     setup::run()?;
-    let mut process = cargo_process(["run", "--release", "--locked", "-p", "mils-bench", "--manifest-path"]);
-    process.arg(root().join("Cargo.toml")).arg("--").args(rest).current_dir(".");
-    let status = process.status().context("cannot start cargo")?;
+    let program = build("mils-bench")?;
+    let status = Process::new(&program).args(rest).status().with_context(|| format!("cannot start {program:?}"))?;
     // It has said what is wrong.
     if !status.success() {
         std::process::exit(status.code().unwrap_or(1));
@@ -99,6 +98,16 @@ fn bench(rest: &[String]) -> Result<()> {
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_owned()
+}
+
+/// Builds one of the workspace's programs and says where it is. Features are those of the whole workspace, as in the
+/// tests: what those have compiled is not compiled again.
+fn build(name: &str) -> Result<PathBuf> {
+    cargo(["build", "--release", "--locked", "--workspace", "--bin", name])?;
+    // This program is TARGET/debug/xtask, wherever TARGET is.
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    let target = own.parent().and_then(Path::parent).context("this program is in no target folder")?;
+    Ok(target.join("release").join(name).with_extension(std::env::consts::EXE_EXTENSION))
 }
 
 /// Runs cargo in the workspace, with its output going where ours goes.
@@ -150,7 +159,7 @@ fn conformance(model: Option<String>, reference: Option<PathBuf>) -> Result<()> 
 fn demo() -> Result<()> {
     setup::run()?;
     eprintln!("building (the first time takes some minutes: llama.cpp is compiled) …");
-    cargo(["build", "--release", "--locked", "-p", "mils-cli"])?;
+    let program = build("mils")?;
     let samples = root().join("models/demo/samples");
     let mut pictures: Vec<PathBuf> = std::fs::read_dir(&samples)
         .with_context(|| format!("cannot read {}", samples.display()))?
@@ -163,8 +172,13 @@ fn demo() -> Result<()> {
     let folder = root().join("target/mils-demo");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (report, trace) = (folder.join("report.html"), folder.join("trace.jsonl"));
-    let mut process = cargo_process(["run", "--quiet", "--release", "--locked", "-p", "mils-cli", "--", "caption"]);
-    process.args(["--pack", "models/packs/demo.toml", "--verbose", "--report"]).arg(&report).arg("--trace").arg(&trace);
+    let mut process = Process::new(program);
+    process
+        .current_dir(root())
+        .args(["caption", "--pack", "models/packs/demo.toml", "--verbose", "--report"])
+        .arg(&report)
+        .arg("--trace")
+        .arg(&trace);
     run(process.args(&pictures))?;
     eprintln!("\nthe report of this run: {}\nits trace: {}", report.display(), trace.display());
     Ok(())

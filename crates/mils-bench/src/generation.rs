@@ -2,7 +2,7 @@
 //! the reference's way, one sequence that writes one long list. Same file, same llama.cpp, same prompts.
 
 use crate::bench::Bench;
-use crate::gguf::ONE_BILLION;
+use crate::gguf::{Llama, ONE_BILLION, Stored};
 use crate::harness::{Contestant, Extra, Kind};
 use anyhow::{Context, Result, anyhow};
 use mils_cli::backend::BackendChoice;
@@ -211,9 +211,9 @@ fn demo() -> Result<Model> {
 }
 
 /// A model of a billion random weights: only its times mean something.
-fn one_billion(models: &Path, say: &mut dyn FnMut(&str)) -> Result<Model> {
+fn one_billion(stored: Stored, models: &Path, say: &mut dyn FnMut(&str)) -> Result<Model> {
     Ok(Model {
-        path: ONE_BILLION.file(models, say)?,
+        path: Llama { stored, ..ONE_BILLION }.file(models, say)?,
         system: "You write captions.".into(),
         user: "{% for item in items %}{{ item.label }} {{ item.text }}\n{% endfor %}".into(),
         temperature: 1.0,
@@ -260,12 +260,16 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     if bench.wanted("prefix-reuse") && !bench.stopped() {
         prefix_reuse(bench)?;
     }
-    if bench.wanted("generation-1b") && !bench.stopped() {
-        let models = bench.models.clone();
-        let model = one_billion(&models, &mut |what| bench.say(what))?;
-        let tokens = ONE_BILLION.line;
-        let title = format!("1B random weights, Q8_0: 50 candidates of {tokens} tokens, prompt of about 1,000");
-        table(bench, ("generation-1b", &title), &model, Some(tokens))?;
+    for (id, stored) in
+        [("generation-1b-q4", Stored::Q4), ("generation-1b-q8", Stored::Q8), ("generation-1b-bf16", Stored::Bf16)]
+    {
+        if bench.wanted(id) && !bench.stopped() {
+            let models = bench.models.clone();
+            let model = one_billion(stored, &models, &mut |what| bench.say(what))?;
+            let (tokens, name) = (ONE_BILLION.line, stored.name());
+            let title = format!("1B random weights, {name}: 50 candidates of {tokens} tokens, prompt of about 1,000");
+            table(bench, (id, &title), &model, Some(tokens))?;
+        }
     }
     Ok(())
 }

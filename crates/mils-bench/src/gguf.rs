@@ -6,7 +6,7 @@
 //! The blocks between are of full size and cost what they cost, but add little to the residual stream.
 
 use anyhow::{Context, Result};
-use half::f16;
+use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::fs::File;
@@ -14,10 +14,10 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Changes with what is written, so that files of an older version are not taken for it.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Tensors begin at multiples of this.
 const ALIGNMENT: u64 = 32;
-/// Weights that share a scale in Q8_0.
+/// Weights that share a scale in Q4_0 and Q8_0.
 const BLOCK: usize = 32;
 /// GGUF's numbers of value types.
 const U32: u32 = 4;
@@ -27,7 +27,105 @@ const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 /// ggml's numbers of tensor types.
 const TENSOR_F32: u32 = 0;
-const TENSOR_Q8_0: u32 = 8;
+
+/// How a model's matrices are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// 4 bits each and a scale for 32: about what people run.
+    Q4,
+    /// 8 bits each and a scale for 32.
+    Q8,
+    /// The upper half of an f32.
+    Bf16,
+}
+
+impl Stored {
+    /// As llama.cpp calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Q4 => "Q4_0",
+            Self::Q8 => "Q8_0",
+            Self::Bf16 => "BF16",
+        }
+    }
+
+    /// ggml's number of the tensor type.
+    fn tensor(self) -> u32 {
+        match self {
+            Self::Q4 => 2,
+            Self::Q8 => 8,
+            Self::Bf16 => 30,
+        }
+    }
+
+    /// llama.cpp's number of the file type.
+    fn file(self) -> usize {
+        match self {
+            Self::Q4 => 2,
+            Self::Q8 => 7,
+            Self::Bf16 => 32,
+        }
+    }
+
+    /// Bytes of a block.
+    fn block(self) -> usize {
+        match self {
+            Self::Q4 => 2 + BLOCK / 2,
+            Self::Q8 => 2 + BLOCK,
+            Self::Bf16 => 2 * BLOCK,
+        }
+    }
+
+    /// Writes a block of 32 numbers.
+    fn write(self, out: &mut dyn Write, block: &[f32]) -> std::io::Result<()> {
+        let scaled = |most: f32| {
+            let largest = block.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+            let scale = f16::from_f32(largest / most);
+            let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
+            (scale, move |v: f32| (v * inverse).round().clamp(-most, most))
+        };
+        match self {
+            Self::Q4 => {
+                let (scale, level) = scaled(7.0);
+                out.write_all(&scale.to_le_bytes())?;
+                let (low, high) = block.split_at(BLOCK / 2);
+                let nibble = |v: f32| (level(v) + 8.0) as u8;
+                let bytes: Vec<u8> = low.iter().zip(high).map(|(&l, &h)| nibble(l) | (nibble(h) << 4)).collect();
+                out.write_all(&bytes)
+            }
+            Self::Q8 => {
+                let (scale, level) = scaled(127.0);
+                out.write_all(&scale.to_le_bytes())?;
+                let bytes: Vec<u8> = block.iter().map(|&v| level(v) as i8 as u8).collect();
+                out.write_all(&bytes)
+            }
+            Self::Bf16 => block.iter().try_for_each(|&v| out.write_all(&bf16::from_f32(v).to_le_bytes())),
+        }
+    }
+
+    /// A row of uniform numbers of this deviation, in blocks: where they are whole numbers with a scale, their bytes are
+    /// random bytes.
+    fn random(self, out: &mut dyn Write, columns: usize, deviation: f32, rng: &mut ChaCha8Rng) -> std::io::Result<()> {
+        // The deviations of the whole numbers from -8 to 7 and from -128 to 127.
+        let level = match self {
+            Self::Q4 => 4.61,
+            Self::Q8 => 73.9,
+            Self::Bf16 => {
+                let wide = 12.0_f32.sqrt() * deviation;
+                let mut number = || bf16::from_f32(wide * (rng.random::<f32>() - 0.5)).to_le_bytes();
+                return (0..columns).try_for_each(|_| out.write_all(&number()));
+            }
+        };
+        let scale = f16::from_f32(deviation / level).to_le_bytes();
+        let mut bytes = vec![0_u8; self.block() - 2];
+        for _ in 0..columns / BLOCK {
+            rng.fill(&mut bytes[..]);
+            out.write_all(&scale)?;
+            out.write_all(&bytes)?;
+        }
+        Ok(())
+    }
+}
 
 /// Sizes of a model.
 #[derive(Clone, Copy, Debug)]
@@ -48,11 +146,22 @@ pub struct Llama {
     pub vocab: usize,
     /// Tokens of a candidate, with the end of its line.
     pub line: usize,
+    /// How its matrices are stored.
+    pub stored: Stored,
 }
 
 /// The sizes of Llama 3.2 1B, with a smaller vocabulary.
-pub const ONE_BILLION: Llama =
-    Llama { name: "llama-1b-q8_0", width: 2048, layers: 16, heads: 32, kv_heads: 8, mlp: 8192, vocab: 32000, line: 14 };
+pub const ONE_BILLION: Llama = Llama {
+    name: "llama-1b",
+    width: 2048,
+    layers: 16,
+    heads: 32,
+    kv_heads: 8,
+    mlp: 8192,
+    vocab: 32000,
+    line: 14,
+    stored: Stored::Q4,
+};
 
 /// What the tokens are: two special ones, every byte, and words.
 const SPECIALS: [&str; 2] = ["<|im_start|>", "<|im_end|>"];
@@ -134,11 +243,11 @@ impl Llama {
     /// # Errors
     /// If it cannot be written.
     pub fn file(&self, models: &Path, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
-        let path = models.join(format!("{}-v{VERSION}.gguf", self.name));
+        let path = models.join(format!("{}-{}-v{VERSION}.gguf", self.name, self.stored.name()));
         if path.is_file() {
             return Ok(path);
         }
-        let bytes: u64 = self.tensors().iter().map(Tensor::bytes).sum();
+        let bytes: u64 = self.tensors().iter().map(|t| t.bytes(self.stored)).sum();
         say(&format!("making {} ({:.1} GB of random weights)", path.display(), bytes as f64 / 1e9));
         std::fs::create_dir_all(models).with_context(|| format!("cannot make {}", models.display()))?;
         let part = path.with_extension("part");
@@ -167,9 +276,9 @@ impl Llama {
             let shape: &[usize] = if tensor.rows == 1 { &[tensor.columns] } else { &[tensor.columns, tensor.rows] };
             head.extend((shape.len() as u32).to_le_bytes());
             shape.iter().for_each(|&n| head.extend((n as u64).to_le_bytes()));
-            head.extend(tensor.kind().to_le_bytes());
+            head.extend(tensor.kind(self.stored).to_le_bytes());
             head.extend(offset.to_le_bytes());
-            offset += tensor.bytes().next_multiple_of(ALIGNMENT);
+            offset += tensor.bytes(self.stored).next_multiple_of(ALIGNMENT);
         }
         head.resize((head.len() as u64).next_multiple_of(ALIGNMENT) as usize, 0);
         out.write_all(&head)?;
@@ -179,7 +288,8 @@ impl Llama {
             for row in 0..tensor.rows {
                 self.write_row(out, tensor, row, &directions, &mut rng)?;
             }
-            let padding = tensor.bytes().next_multiple_of(ALIGNMENT) - tensor.bytes();
+            let bytes = tensor.bytes(self.stored);
+            let padding = bytes.next_multiple_of(ALIGNMENT) - bytes;
             out.write_all(&vec![0; padding as usize])?;
         }
         Ok(())
@@ -204,14 +314,14 @@ impl Llama {
         let width = self.width as f32;
         let values = match tensor.fill {
             Fill::Ones => return (0..tensor.columns).try_for_each(|_| out.write_all(&1.0_f32.to_le_bytes())),
-            Fill::Random { deviation } => return random_blocks(out, tensor.columns, deviation, rng),
+            Fill::Random { deviation } => return self.stored.random(out, tensor.columns, deviation, rng),
             Fill::Tokens => near(self.class(row), 1.0, 0.3, rng),
             Fill::Output => {
                 let before = self.class(row).map(|c| (c + self.line - 1) % self.line);
                 near(before.filter(|_| self.written(row)), 40.0 / width, 1.0 / width.sqrt(), rng)
             }
         };
-        values.chunks(BLOCK).try_for_each(|block| q8_0(out, block))
+        values.chunks(BLOCK).try_for_each(|block| self.stored.write(out, block))
     }
 
     /// How many values, and they.
@@ -234,7 +344,7 @@ impl Llama {
             text(&mut out, value);
         }
         let numbers = [
-            ("general.file_type", 7),
+            ("general.file_type", self.stored.file()),
             ("llama.context_length", 8192),
             ("llama.embedding_length", self.width),
             ("llama.block_count", self.layers),
@@ -299,13 +409,14 @@ enum Fill {
 }
 
 impl Tensor {
-    fn kind(&self) -> u32 {
-        if matches!(self.fill, Fill::Ones) { TENSOR_F32 } else { TENSOR_Q8_0 }
+    fn kind(&self, stored: Stored) -> u32 {
+        if matches!(self.fill, Fill::Ones) { TENSOR_F32 } else { stored.tensor() }
     }
 
-    fn bytes(&self) -> u64 {
-        let elements = (self.rows * self.columns) as u64;
-        if self.kind() == TENSOR_F32 { elements * 4 } else { elements / BLOCK as u64 * (BLOCK as u64 + 2) }
+    fn bytes(&self, stored: Stored) -> u64 {
+        let elements = self.rows * self.columns;
+        let bytes = if matches!(self.fill, Fill::Ones) { elements * 4 } else { elements / BLOCK * stored.block() };
+        bytes as u64
     }
 }
 
@@ -325,29 +436,6 @@ fn text(out: &mut Vec<u8>, text: &str) {
     out.extend(text.as_bytes());
 }
 
-/// A block of 32 numbers: a scale in f16 and an i8 each.
-fn q8_0(out: &mut dyn Write, block: &[f32]) -> std::io::Result<()> {
-    let largest = block.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
-    let scale = f16::from_f32(largest / 127.0);
-    let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
-    out.write_all(&scale.to_le_bytes())?;
-    let bytes: Vec<u8> = block.iter().map(|v| (v * inverse).round().clamp(-127.0, 127.0) as i8 as u8).collect();
-    out.write_all(&bytes)
-}
-
-/// A row of uniform numbers of this deviation, in blocks: their bytes are random bytes.
-fn random_blocks(out: &mut dyn Write, columns: usize, deviation: f32, rng: &mut ChaCha8Rng) -> std::io::Result<()> {
-    // The deviation of the whole numbers from -128 to 127.
-    let scale = f16::from_f32(deviation / 73.9).to_le_bytes();
-    let mut bytes = [0_u8; BLOCK];
-    for _ in 0..columns / BLOCK {
-        rng.fill(&mut bytes);
-        out.write_all(&scale)?;
-        out.write_all(&bytes)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,8 +443,17 @@ mod tests {
     use mils_optim::prompt::PromptTemplate;
     use mils_optim::{Generator, Labelled, Request};
 
-    const SMALL: Llama =
-        Llama { name: "small", width: 256, layers: 2, heads: 4, kv_heads: 2, mlp: 512, vocab: 1200, line: 6 };
+    const SMALL: Llama = Llama {
+        name: "small",
+        width: 256,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        mlp: 512,
+        vocab: 1200,
+        line: 6,
+        stored: Stored::Q8,
+    };
 
     #[test]
     fn every_byte_has_a_letter_of_its_own() {
@@ -373,8 +470,14 @@ mod tests {
 
     #[test]
     fn llama_cpp_reads_it_and_writes_lines_of_the_length_that_was_asked_for() {
+        for stored in [Stored::Q4, Stored::Q8, Stored::Bf16] {
+            read_and_written(&Llama { stored, ..SMALL });
+        }
+    }
+
+    fn read_and_written(model: &Llama) {
         let folder = tempfile::tempdir().unwrap();
-        let path = SMALL.file(folder.path(), &mut |_| {}).unwrap();
+        let path = model.file(folder.path(), &mut |_| {}).unwrap();
         let options = LlamaOptions {
             context: 2048,
             sequences: 8,

@@ -11,6 +11,7 @@
 pub mod bench;
 pub mod checkpoint;
 pub mod encoders;
+pub mod folder;
 pub mod generation;
 pub mod gguf;
 pub mod harness;

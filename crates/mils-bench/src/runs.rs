@@ -5,6 +5,7 @@
 use crate::bench::Bench;
 use crate::checkpoint::{SIGLIP_B16, captions};
 use crate::encoders::{padded, pictures};
+use crate::folder;
 use crate::gguf::ONE_BILLION;
 use crate::harness::{Contestant, Extra, Kind};
 use anyhow::{Context, Result, anyhow, bail};
@@ -397,6 +398,9 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     }
     if bench.wanted("initial-set") && !bench.stopped() {
         growth(bench)?;
+    }
+    if bench.wanted("folder") && !bench.stopped() {
+        folder::run(bench)?;
     }
     if bench.full && bench.wanted("runs-true-size") && !bench.stopped() {
         let pack = true_size(bench)?;

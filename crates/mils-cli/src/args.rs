@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::backend::BackendChoice;
+use crate::backend::{BackendChoice, MathChoice};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mils_encoder::Precision;
@@ -48,9 +48,13 @@ pub struct EncoderArgs {
     pub backend: BackendChoice,
 
     /// How its matrices are held: auto is as the checkpoint has them, f16 and bf16 halve the memory of an f32 one.
-    /// Whatever this is, everything is computed in f32
+    /// Whatever this is, --math says how it computes
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
+
+    /// How it computes; `mils devices` says which devices are faster with `fast`
+    #[arg(long, value_enum, default_value_t = MathChoice::Exact)]
+    pub math: MathChoice,
 }
 
 /// What weights are held in.

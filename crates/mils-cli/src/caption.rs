@@ -124,6 +124,7 @@ impl Job<'_> {
             temperature: args.temperature,
             seed: args.seed,
             precision: args.encoder.dtype.into(),
+            math: args.encoder.math,
             pictures: args.files.len(),
             in_flight: args.in_flight.map(|n| n as usize),
             sequences: args.sequences.map(|n| n as usize),

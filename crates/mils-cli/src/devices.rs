@@ -3,6 +3,7 @@
 use crate::args::{DevicesArgs, DevicesFormat};
 use crate::backend::cpu_because;
 use anyhow::{Context, Result};
+use mils_cpu::Cpu;
 use mils_gpu::{Adapter, AdapterKind, Adapters, Verdict};
 use mils_llm::{Device, DeviceKind, Placement};
 use serde_json::{Value, json};
@@ -71,7 +72,8 @@ fn llama() -> Result<(Vec<Device>, Vec<String>), String> {
 impl Devices {
     fn text(&self) -> String {
         let mut out: Vec<String> = self.adapters.all().iter().map(adapter).collect();
-        out.push(format!("CPU, {} threads", self.threads));
+        let bf16 = if Cpu::has_bf16() { ", products of bf16 (--math fast)" } else { "" };
+        out.push(format!("CPU, {} threads{bf16}", self.threads));
         out.push(self.llama_text());
         let taken = match &self.auto {
             Ok(at) => format!("{}: the first that opens", self.adapters.all()[*at].full_name()),
@@ -127,7 +129,7 @@ impl Devices {
         let environment: serde_json::Map<String, Value> =
             self.environment.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         json!({
-            "adapters": adapters, "cpu": {"threads": self.threads}, "auto": auto, "environment": environment,
+            "adapters": adapters, "cpu": {"threads": self.threads, "bf16": Cpu::has_bf16()}, "auto": auto, "environment": environment,
             "language_model": self.llama_json(),
         })
     }

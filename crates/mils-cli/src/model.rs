@@ -1,7 +1,7 @@
 //! An encoder by what it is called, and pictures and texts through it.
 
 use crate::args::ModelArgs;
-use crate::backend::open_backend;
+use crate::backend::{Opened, open_backend};
 use crate::progress::Progress;
 use anyhow::{Context, Result};
 use mils_encoder::{DualEncoder, Embeddings, Encoder, EncoderError, ModelFiles};
@@ -32,7 +32,7 @@ impl Model {
         if cancel.load(Ordering::SeqCst) {
             return Ok(None);
         }
-        let (backend, chosen) = open_backend(args.encoder.backend)?;
+        let Opened { backend, chosen, .. } = open_backend(args.encoder.backend, args.encoder.math)?;
         progress.say(&format!("loading {name} on {chosen}"));
         let encoder = files.load(&*backend)?;
         Ok((!cancel.load(Ordering::SeqCst)).then_some(Self { name, encoder }))

@@ -1,6 +1,6 @@
 //! The models of a pack, loaded once, and the run of the loop on a picture.
 
-use crate::backend::{BackendChoice, generator_placement, open_backend};
+use crate::backend::{BackendChoice, MathChoice, Opened, generator_placement, open_backend};
 use crate::flight::{self, Lane, Runway};
 use anyhow::{Context, Result, bail};
 use mils_encoder::{DualEncoder, Embeddings, Encoder, ModelFiles, Precision};
@@ -33,6 +33,8 @@ pub struct Options {
     pub feedback: Feedback,
     /// What the encoder's matrices are held in.
     pub precision: Precision,
+    /// How the encoder computes.
+    pub math: MathChoice,
     /// Pictures that will be captioned, as far as that is known.
     pub pictures: usize,
     /// Runs that go on side by side, at most; `None` is what suits the devices. Never more than there are pictures.
@@ -165,15 +167,15 @@ impl Session {
     pub fn open(pack: Pack, options: &Options, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<Self> {
         let begin = Instant::now();
         let placement = generator_placement(backend);
-        let (backend, encoder_on) = open_backend(backend)?;
-        say(&format!("encoder on {encoder_on}"));
+        let Opened { backend, name: backend_name, chosen, on_cpu } = open_backend(backend, options.math)?;
+        say(&format!("encoder on {chosen}"));
         let initial = pack.initial_texts()?;
         let mut config = config(&pack.settings, options);
         let temperature = options.temperature.unwrap_or(pack.settings.temperature);
         // Checked first: it is quick, and a damaged file should not cost the loading of a large language model.
         let files = ModelFiles::open_with(&pack.scorer_path(), options.precision)?;
         say("loading the language model");
-        let overlap = Overlap::of(backend.name() == "cpu", generator_on_cpu(placement)?);
+        let overlap = Overlap::of(on_cpu, generator_on_cpu(placement)?);
         config.score_ahead = overlap.score_ahead;
         let in_flight = options.in_flight.unwrap_or(overlap.in_flight);
         let in_flight = in_flight.clamp(1, options.pictures.clamp(1, MOST_PROMPTS));
@@ -195,7 +197,7 @@ impl Session {
         let names = ModelNames {
             scorer: format!("{}/{}", pack.name, encoder.name()),
             generator: generator.info().name.clone(),
-            backend: backend.name(),
+            backend: backend_name,
             generator_on: generator.info().device.clone(),
             pack: pack.name,
         };

@@ -387,3 +387,18 @@ fn weights_are_held_in_the_precision_that_is_asked_for() {
     let (code, _, stderr) = run(embed("demo").args(["--dtype", "int8", "--text", "x"]));
     assert!(code == 2 && stderr.contains("bf16"), "{stderr}");
 }
+
+#[test]
+fn fast_math_is_said_and_stays_near_the_exact_one() {
+    let of = |math: &str| {
+        let args = ["--math", math, "--text", "a red car on the left", "--format", "json", "--backend", "cpu"];
+        let (code, stdout, stderr) = run(embed("demo").args(args));
+        assert_eq!(code, 0, "{stderr}");
+        row(&rows_of(&stdout)[0])
+    };
+    let (exact, fast) = (of("exact"), of("fast"));
+    let cosine: f32 = exact.iter().zip(&fast).map(|(a, b)| a * b).sum();
+    assert!(cosine > 0.999, "{cosine}");
+    // Only a CPU with dot products of bf16 has another arithmetic.
+    assert_eq!(exact != fast, mils_cpu::Cpu::has_bf16());
+}

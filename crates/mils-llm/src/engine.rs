@@ -15,6 +15,7 @@ use crate::meter::Meter;
 use crate::plan::{Machine, Room, Weight, suiting};
 use crate::prompts::Prompts;
 use crate::sequence::{Sequence, answer_tokens};
+use crate::threads::{Threads, timed};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -92,7 +93,7 @@ pub(crate) fn run(
     if options.fit {
         options.sequences = sequences(&model, architecture, &options, &on);
     }
-    let context = match new_context(backend, &model, &options) {
+    let context = match new_context(backend, &model, &options, threads(&options)) {
         Ok(context) => context,
         Err(problem) => {
             let _ = ready.send(Err(LlamaError::Model { path: path.to_owned(), problem }));
@@ -106,7 +107,12 @@ pub(crate) fn run(
     if ready.send(Ok(info)).is_err() {
         return;
     }
-    Engine::new(&model, context, template, &options).serve(meter, inbox);
+    let mut engine = Engine::new(backend, &model, context, template, &options);
+    // A number that was asked for is kept, and what a GPU computes needs no cores.
+    if options.threads.is_none() && on.iter().all(|d| d.kind == DeviceKind::Cpu) {
+        engine.threads = Some(Threads::new(threads(&options)));
+    }
+    engine.serve(meter, inbox);
 }
 
 type Opened = (&'static LlamaBackend, LlamaModel, String);
@@ -170,11 +176,12 @@ fn new_context<'m>(
     backend: &LlamaBackend,
     model: &'m LlamaModel,
     options: &LlamaOptions,
+    threads: usize,
 ) -> Result<LlamaContext<'m>, String> {
     // Cells for each prompt and every sequence's answer.
     let cells = options.prompts * options.context as usize + options.sequences * answer_tokens(options.lines);
     let cells = u32::try_from(cells).map_err(|_| "the context is too large".to_owned())?;
-    let threads = i32::try_from(threads(options)).unwrap_or(i32::MAX);
+    let threads = i32::try_from(threads).unwrap_or(i32::MAX);
     let params = LlamaContextParams::default()
         .with_n_ctx(NonZeroU32::new(cells))
         .with_n_batch(BATCH as u32)
@@ -207,6 +214,7 @@ struct Request {
 }
 
 struct Engine<'m> {
+    backend: &'static LlamaBackend,
     model: &'m LlamaModel,
     context: LlamaContext<'m>,
     template: String,
@@ -220,6 +228,10 @@ struct Engine<'m> {
     /// Sequences of the cache that no answer has.
     free: BTreeSet<usize>,
     batch: LlamaBatch<'static>,
+    /// Where their number may change.
+    threads: Option<Threads>,
+    /// The number that there should be from the next step on.
+    wanted_threads: Option<usize>,
 }
 
 /// A stretch of a prompt in the batch: the request, how many tokens, and where its last token's logits are, if it ends
@@ -227,10 +239,17 @@ struct Engine<'m> {
 type Stretch = (u64, usize, Option<i32>);
 
 impl<'m> Engine<'m> {
-    fn new(model: &'m LlamaModel, context: LlamaContext<'m>, template: String, options: &'m LlamaOptions) -> Self {
+    fn new(
+        backend: &'static LlamaBackend,
+        model: &'m LlamaModel,
+        context: LlamaContext<'m>,
+        template: String,
+        options: &'m LlamaOptions,
+    ) -> Self {
         let whole = model.is_recurrent() || model.is_hybrid();
         let (prompts, sequences) = (options.prompts, options.sequences);
         Self {
+            backend,
             model,
             context,
             template,
@@ -242,6 +261,8 @@ impl<'m> Engine<'m> {
             answers: Vec::new(),
             free: (prompts..prompts + sequences).collect(),
             batch: LlamaBatch::new(BATCH, 1),
+            threads: None,
+            wanted_threads: None,
         }
     }
 
@@ -300,11 +321,16 @@ impl<'m> Engine<'m> {
         if self.options.cancel.load(Ordering::Relaxed) {
             return self.cut();
         }
+        self.change_threads();
         self.place_prompts()?;
         self.begin_answers()?;
         let stretches = self.fill_batch()?;
         if self.batch.n_tokens() > 0 {
-            self.context.decode(&mut self.batch).map_err(failed)?;
+            let (decoded, seen) = timed(|| self.context.decode(&mut self.batch));
+            decoded.map_err(failed)?;
+            if let Some(((passed, used), threads)) = seen.zip(self.threads.as_mut()) {
+                self.wanted_threads = threads.saw(passed, used).or(self.wanted_threads);
+            }
             for (request, count, logits) in stretches {
                 let Some(request) = self.requests.get(&request) else { continue };
                 self.prompts.computed(request.prompt, count);
@@ -315,6 +341,16 @@ impl<'m> Engine<'m> {
             self.sample()?;
         }
         self.give_away()
+    }
+
+    /// Takes another number of threads. llama.cpp's context has one for good, so everything moves into a new one; where
+    /// there is no memory for that, it stays as it is.
+    fn change_threads(&mut self) {
+        let Some(threads) = self.wanted_threads.take() else { return };
+        let Ok(mut context) = new_context(self.backend, self.model, self.options, threads) else { return };
+        if moved(&self.context, &mut context) {
+            self.context = context;
+        }
     }
 
     /// Gives waiting prompts their places, in order: one that must wait does not hold up those after it.
@@ -483,6 +519,20 @@ impl<'m> Engine<'m> {
             let _ = reply.send(Reply::Failed(LlamaError::Backend(problem.to_owned())));
         }
     }
+}
+
+/// Copies the whole cache, with all sequences in it, into a context of the same model and the same sizes. Returns whether
+/// that went well.
+#[expect(unsafe_code, reason = "llama.cpp's state is copied as bytes")]
+fn moved(from: &LlamaContext<'_>, to: &mut LlamaContext<'_>) -> bool {
+    let mut state = vec![0_u8; from.get_state_size()];
+    // SAFETY: there are as many bytes as the context says that its state takes at most.
+    let written = unsafe { from.copy_state_data(state.as_mut_ptr()) };
+    if written == 0 || written > state.len() {
+        return false;
+    }
+    // SAFETY: these bytes are a whole state, and the other context differs in the number of threads alone.
+    (unsafe { to.set_state_data(&state) }) == written
 }
 
 /// Samples the next token of each answer by its logits.

@@ -25,6 +25,7 @@ pub mod parse;
 mod plan;
 mod prompts;
 mod sequence;
+mod threads;
 
 pub use devices::{Device, DeviceKind, Placement, chosen, devices};
 pub use generator::{LlamaError, LlamaGenerator, LlamaOptions, MOST_PROMPTS, MOST_SEQUENCES, ModelInfo};

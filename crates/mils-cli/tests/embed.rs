@@ -391,7 +391,7 @@ fn weights_are_held_in_the_precision_that_is_asked_for() {
 #[test]
 fn fast_math_is_said_and_stays_near_the_exact_one() {
     let of = |math: &str| {
-        let args = ["--math", math, "--text", "a red car on the left", "--format", "json", "--backend", "cpu"];
+        let args = ["--math", math, "--text", "a red car on the left", "--format", "json"];
         let (code, stdout, stderr) = run(embed("demo").args(args));
         assert_eq!(code, 0, "{stderr}");
         row(&rows_of(&stdout)[0])

@@ -212,8 +212,9 @@ fn run_scene(session: &mut Session, arm: Arm, scene: &Scene, seed: u64, quota: O
     let mut all: Vec<Candidate> = Vec::new();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let run = session.run(&picture.image, Some(&mut between), &mut |event| {
-        if let Event::Scored { candidates, .. } = event {
-            all.extend_from_slice(candidates);
+        if let &Event::Scored { step, texts, scores } = event {
+            let candidate = |(text, &score): (&String, &f32)| Candidate { text: text.clone(), score, step };
+            all.extend(texts.iter().zip(scores).map(candidate));
         }
         if let Event::StepFinished { record, .. } = event {
             marks.push((mark(&scene.facts, &record.best.text, record.best.score), all.len()));

@@ -6,8 +6,8 @@ use anyhow::{Result, anyhow};
 use mils_encoder::{DualEncoder, Embeddings, Encoder, EncoderError};
 use mils_llm::{LlamaGenerator, Meter};
 use mils_media::RgbImage;
-use mils_optim::{BoxError, Config, Event, Generator, Optimizer, Proposals, Request, Scorer};
-use std::collections::{HashMap, VecDeque};
+use mils_optim::{BoxError, Config, Event, Generator, InitialSet, Optimizer, Proposals, Request, Scorer};
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -32,9 +32,9 @@ type Embed<'a> = dyn FnMut(&[String]) -> Result<Embeddings, BoxError> + 'a;
 #[derive(Clone, Copy)]
 pub(crate) struct Lane<'a> {
     pub config: &'a Config,
-    pub initial: &'a [String],
+    pub initial: &'a InitialSet,
+    /// The initial set's embeddings.
     pub rows: &'a Embeddings,
-    pub index: &'a HashMap<String, usize>,
     pub load_seconds: f64,
     /// Times the encoder.
     pub meter: &'a Meter,
@@ -68,9 +68,10 @@ impl Lane<'_> {
             Seconds { load: self.load_seconds, image: begin.elapsed().as_secs_f64(), ..Seconds::default() };
         let watch = generator.another();
         let written = watch.busy();
-        let mut scorer = ImageScorer { embed, image, rows: self.rows, index: self.index, seconds: 0.0 };
+        let mut scorer = ImageScorer { embed, image, rows: self.rows, seconds: 0.0 };
         let mut generator = Timed { inner: generator, between, lane: self, seconds: 0.0 };
-        let outcome = Optimizer::new(self.config.clone()).run(self.initial, &mut generator, &mut scorer, observer)?;
+        let outcome =
+            Optimizer::new(self.config.clone()).run_from(self.initial, &mut generator, &mut scorer, observer)?;
         (seconds.generate, seconds.score) = (generator.seconds, scorer.seconds);
         let wall = begin.elapsed();
         seconds.total = wall.as_secs_f64();
@@ -225,26 +226,21 @@ struct ImageScorer<'a, 'b> {
     embed: &'a mut Embed<'b>,
     image: Embeddings,
     rows: &'a Embeddings,
-    index: &'a HashMap<String, usize>,
     seconds: f64,
 }
 
 impl Scorer for ImageScorer<'_, '_> {
     fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
         let begin = Instant::now();
-        let new: Vec<String> = texts.iter().filter(|t| !self.index.contains_key(*t)).cloned().collect();
-        let new_rows = if new.is_empty() { None } else { Some((self.embed)(&new)?) };
-        let mut next = 0;
-        let scores = texts
-            .iter()
-            .filter_map(|text| match (self.index.get(text), &new_rows) {
-                (Some(&row), _) => Some(self.image.dot(0, self.rows, row)),
-                (None, rows) => {
-                    next += 1;
-                    rows.as_ref().map(|rows| self.image.dot(0, rows, next - 1))
-                }
-            })
-            .collect();
+        let rows = (self.embed)(texts)?;
+        let scores = self.image.dots(0, &rows);
+        self.seconds += begin.elapsed().as_secs_f64();
+        Ok(scores)
+    }
+
+    fn score_initial(&mut self, _: &InitialSet) -> Result<Vec<f32>, BoxError> {
+        let begin = Instant::now();
+        let scores = self.image.dots(0, self.rows);
         self.seconds += begin.elapsed().as_secs_f64();
         Ok(scores)
     }

@@ -8,9 +8,10 @@ use mils_llm::{DeviceKind, LlamaGenerator, LlamaOptions, MOST_PROMPTS, MOST_SEQU
 use mils_media::RgbImage;
 use mils_models::{GeneratorFiles, LoopSettings, Pack};
 use mils_optim::prompt::PromptTemplate;
-use mils_optim::{BoxError, Config, Event, Feedback, Generator, Outcome, Proposals, Request, relative_labels};
+use mils_optim::{
+    BoxError, Config, Event, Feedback, Generator, InitialSet, Outcome, Proposals, Request, relative_labels,
+};
 use serde::Serialize;
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -150,10 +151,9 @@ pub struct Session {
     encoder: Encoder,
     /// One for each run that may be in flight.
     generators: Vec<LlamaGenerator>,
-    initial: Vec<String>,
-    /// Embeddings of the initial set, and where each text is in them.
+    initial: InitialSet,
+    /// Embeddings of the initial set, in its order.
     initial_rows: Embeddings,
-    initial_index: HashMap<String, usize>,
     load_seconds: f64,
     /// Times the encoder.
     meter: Meter,
@@ -169,7 +169,7 @@ impl Session {
         let placement = generator_placement(backend);
         let Opened { backend, name: backend_name, chosen, on_cpu } = open_backend(backend, options.math)?;
         say(&format!("encoder on {chosen}"));
-        let initial = pack.initial_texts()?;
+        let initial = InitialSet::new(pack.initial_texts()?);
         let mut config = config(&pack.settings, options);
         let temperature = options.temperature.unwrap_or(pack.settings.temperature);
         // Checked first: it is quick, and a damaged file should not cost the loading of a large language model.
@@ -191,9 +191,8 @@ impl Session {
         say("loading the encoder");
         let mut encoder = files.load(&*backend)?;
         unless_cancelled()?;
-        say(&format!("embedding {} initial texts", initial.len()));
-        let initial_rows = encoder.embed_texts(&initial)?;
-        let initial_index = initial.iter().enumerate().map(|(i, t)| (t.clone(), i)).collect();
+        say(&format!("embedding {} initial texts", initial.texts().len()));
+        let initial_rows = encoder.embed_texts(initial.texts())?;
         let names = ModelNames {
             scorer: format!("{}/{}", pack.name, encoder.name()),
             generator: generator.info().name.clone(),
@@ -213,7 +212,6 @@ impl Session {
             generators,
             initial,
             initial_rows,
-            initial_index,
             load_seconds,
             meter: Meter::new(),
         })
@@ -275,7 +273,6 @@ impl Session {
             config: &self.config,
             initial: &self.initial,
             rows: &self.initial_rows,
-            index: &self.initial_index,
             load_seconds: self.load_seconds,
             meter: &self.meter,
             stop: None,
@@ -295,7 +292,7 @@ impl Session {
 
     /// The texts that a run starts from.
     pub fn initial(&self) -> &[String] {
-        &self.initial
+        self.initial.texts()
     }
 
     /// Labels for showing scores to people, as the language model sees them.

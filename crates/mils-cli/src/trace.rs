@@ -7,7 +7,7 @@
 
 use crate::session::{ModelNames, Run, Session, Utilisation, decimal};
 use anyhow::{Context, Result};
-use mils_optim::{Candidate, Event};
+use mils_optim::Event;
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -82,9 +82,8 @@ impl Trace {
                     )?;
                 }
             }
-            Event::Scored { candidates, .. } => {
-                for c in *candidates {
-                    let Candidate { text, score, step } = c;
+            Event::Scored { step, texts, scores } => {
+                for (text, score) in texts.iter().zip(*scores) {
                     self.write(&json!({"type": "scored", "file": file, "step": step, "text": text, "score": score}))?;
                 }
             }

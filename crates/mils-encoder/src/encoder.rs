@@ -8,6 +8,7 @@ use crate::positions::PositionGrid;
 use crate::tokenizer::{TextTokenizer, Tokens};
 use mils_graph::{Graph, GraphError, HostTensor, Program, TensorError, WeightSet};
 use mils_media::{Pixels, Preprocess, RgbImage};
+use rayon::prelude::*;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
@@ -64,8 +65,35 @@ impl Embeddings {
     /// # Panics
     /// If there is no such row.
     pub fn dot(&self, i: usize, other: &Self, j: usize) -> f32 {
-        self.row(i).iter().zip(other.row(j)).map(|(a, b)| a * b).sum()
+        dot(self.row(i), other.row(j))
     }
+
+    /// Row `i` with every row of another set of the same width, in order: as [`Embeddings::dot`], on all cores where
+    /// there are many.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn dots(&self, i: usize, other: &Self) -> Vec<f32> {
+        let row = self.row(i);
+        other.data.par_chunks_exact(other.dim).with_min_len(ROWS_AT_A_TIME).map(|other| dot(row, other)).collect()
+    }
+}
+
+/// Rows that are worth a thread's while.
+const ROWS_AT_A_TIME: usize = 1024;
+
+/// Sums side by side, so that they fill a vector register, and in the same order for any number of threads.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 32;
+    let mut sums = [0.0_f32; LANES];
+    let (whole_a, rest_a) = a.as_chunks::<LANES>();
+    let (whole_b, rest_b) = b.as_chunks::<LANES>();
+    for (a, b) in whole_a.iter().zip(whole_b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// An encoder with an image and a text tower into one space.
@@ -467,6 +495,19 @@ mod tests {
         assert_eq!((rows.len(), rows.row(1), rows.dot(0, &rows, 1)), (2, &[0.6, 0.8][..], 0.6));
         assert!(Embeddings::new(2, vec![]).unwrap().is_empty());
         assert!(Embeddings::new(0, vec![]).is_err() && Embeddings::new(2, vec![1.0]).is_err());
+    }
+
+    #[test]
+    fn rows_are_multiplied_with_all_of_another_set() {
+        let values = |n: usize| (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect::<Vec<_>>();
+        let (one, all) = (Embeddings::new(70, values(70)).unwrap(), Embeddings::new(70, values(70 * 3000)).unwrap());
+        let dots = one.dots(0, &all);
+        assert_eq!(dots.len(), 3000);
+        for j in [0, 1, 1024, 2999] {
+            let exact: f64 = one.row(0).iter().zip(all.row(j)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            assert!((f64::from(dots[j]) - exact).abs() < 1e-5, "{j}");
+            assert_eq!(dots[j], one.dot(0, &all, j));
+        }
     }
 
     #[test]

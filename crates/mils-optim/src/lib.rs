@@ -30,11 +30,13 @@
 //! assert_eq!(outcome.best.text, "aaaa");
 //! ```
 
+mod initial;
 mod optimizer;
 mod pool;
 pub mod prompt;
 mod types;
 
+pub use initial::InitialSet;
 pub use optimizer::Optimizer;
 pub use pool::relative_labels;
 pub use types::{

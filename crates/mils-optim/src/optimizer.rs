@@ -1,5 +1,6 @@
 //! The loop itself.
 
+use crate::initial::InitialSet;
 use crate::pool::{Pool, normal, relative_labels};
 use crate::types::{
     Candidate, Config, Counts, Error, Event, Feedback, Generator, Labelled, Outcome, Proposals, Request, Scorer,
@@ -24,7 +25,7 @@ pub struct Optimizer {
 /// The state of one run.
 struct Run<'a> {
     config: &'a Config,
-    pool: Pool,
+    pool: Pool<'a>,
     counts: Counts,
     records: Vec<StepRecord>,
     kept: Vec<usize>,
@@ -36,7 +37,8 @@ impl Optimizer {
         Self { config }
     }
 
-    /// Runs it. `observer` is told what happens and may end the run with `Break`; the best so far is then the result.
+    /// Runs it from any texts. `observer` is told what happens and may end the run with `Break`; the best so far is then
+    /// the result.
     ///
     /// # Errors
     /// See [`Error`].
@@ -47,29 +49,44 @@ impl Optimizer {
         scorer: &mut dyn Scorer,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
     ) -> Result<Outcome, Error> {
+        self.run_from(&InitialSet::new(initial.iter().cloned()), generator, scorer, observer)
+    }
+
+    /// As [`Optimizer::run`], from a set that was sorted out before, and may be shared by many runs.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn run_from(
+        &self,
+        initial: &InitialSet,
+        generator: &mut dyn Generator,
+        scorer: &mut dyn Scorer,
+        observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Outcome, Error> {
         for (name, value) in [("keep", self.config.keep), ("propose", self.config.propose)] {
             if value == 0 {
                 return Err(Error::Setting(name));
             }
         }
+        if initial.texts().is_empty() {
+            return Err(Error::EmptyInitialSet);
+        }
+        // Told for completeness; the initial set is scored in any case, since a run has to have a best text.
+        let unusable = initial.unusable();
+        let early = match unusable {
+            [] => ControlFlow::Continue(()),
+            unusable => observer(&Event::NotScored { step: 0, unusable }),
+        };
+        let scores = checked(scorer.score_initial(initial).map_err(Error::Scorer)?, initial.texts())?;
         let mut run = Run {
             config: &self.config,
-            pool: Pool::default(),
+            pool: Pool::new(initial, scores),
             counts: Counts::default(),
             records: Vec::new(),
             kept: Vec::new(),
         };
-        let (fresh, unusable) = run.sort_out(initial.to_vec(), &[]);
-        if fresh.is_empty() {
-            return Err(Error::EmptyInitialSet);
-        }
-        // Told for completeness; the initial set is scored in any case, since a run has to have a best text.
-        let early = match unusable.as_slice() {
-            [] => ControlFlow::Continue(()),
-            unusable => observer(&Event::NotScored { step: 0, unusable }),
-        };
-        let nothing = (unusable.len(), Usage::default());
-        let mut flow = run.score(0, fresh, nothing, &Ahead::default(), scorer, observer)?;
+        run.counts.memo_hits = unusable.iter().filter(|u| u.reason == UnusableReason::Duplicate).count();
+        let mut flow = run.scored(0, initial.texts().len(), (unusable.len(), Usage::default()), observer);
         if early.is_break() {
             flow = early;
         }
@@ -138,7 +155,7 @@ struct Ahead {
 
 impl Ahead {
     /// Takes the texts of a piece. `enough`: see [`Config::score_ahead`].
-    fn take(&mut self, texts: &[String], pool: &Pool, enough: usize, scorer: &mut dyn Scorer) -> Result<(), Error> {
+    fn take(&mut self, texts: &[String], pool: &Pool<'_>, enough: usize, scorer: &mut dyn Scorer) -> Result<(), Error> {
         for text in texts {
             let text = normal(text);
             if !text.is_empty() && !pool.contains(&text) && self.seen.insert(text.clone()) {
@@ -155,10 +172,6 @@ impl Ahead {
 
     /// The scores of texts, asked for where they are not known.
     fn complete(&self, texts: &[String], scorer: &mut dyn Scorer) -> Result<Vec<f32>, Error> {
-        if self.scores.is_empty() {
-            // An initial set may be large: it is not copied to find out that nothing of it is known.
-            return scored(scorer, texts);
-        }
         let unknown: Vec<String> = texts.iter().filter(|t| !self.scores.contains_key(*t)).cloned().collect();
         let mut rest = scored(scorer, &unknown)?.into_iter();
         let known = |text| self.scores.get(text).copied().or_else(|| rest.next());
@@ -169,6 +182,10 @@ impl Ahead {
 /// One finite score a text.
 fn scored(scorer: &mut dyn Scorer, texts: &[String]) -> Result<Vec<f32>, Error> {
     let scores = if texts.is_empty() { vec![] } else { scorer.score(texts).map_err(Error::Scorer)? };
+    checked(scores, texts)
+}
+
+fn checked(scores: Vec<f32>, texts: &[String]) -> Result<Vec<f32>, Error> {
     if scores.len() != texts.len() {
         return Err(Error::ScoreCount { expected: texts.len(), found: scores.len() });
     }
@@ -292,56 +309,76 @@ impl Run<'_> {
         &mut self,
         step: usize,
         fresh: Vec<String>,
-        (unusable, usage): (usize, Usage),
+        spent: (usize, Usage),
         ahead: &Ahead,
         scorer: &mut dyn Scorer,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
         let scores = ahead.complete(&fresh, scorer)?;
-        let first = self.pool.all().len();
-        for (text, score) in fresh.into_iter().zip(scores) {
-            self.pool.insert(Candidate { text, score, step });
-        }
-        let scored = self.pool.all().len() - first;
-        self.counts.scored += scored;
+        let count = scores.len();
+        self.pool.extend(step, fresh, scores);
+        Ok(self.scored(step, count, spent, observer))
+    }
+
+    /// The last `count` texts are new: chooses what is kept, and tells.
+    fn scored(
+        &mut self,
+        step: usize,
+        count: usize,
+        (unusable, usage): (usize, Usage),
+        observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let first = self.pool.len() - count;
+        self.counts.scored += count;
         self.counts.unusable += unusable;
         self.counts.usage += usage;
-        let flow = observer(&Event::Scored { step, candidates: &self.pool.all()[first..] });
-        self.kept = self.best();
-        let kept: Vec<Candidate> = self.kept.iter().map(|&i| self.pool.all()[i].clone()).collect();
+        let (texts, scores) = self.pool.last(count);
+        let flow = observer(&Event::Scored { step, texts, scores });
+        self.kept = self.best(first);
+        let kept = self.kept();
         let record = StepRecord {
             step,
             best: kept[0].clone(),
             mean_kept: kept.iter().map(|c| c.score).sum::<f32>() / kept.len() as f32,
-            scored,
+            scored: count,
             entered: self.kept.iter().filter(|&&i| i >= first).count(),
             unusable,
             usage,
         };
         let done = observer(&Event::StepFinished { record: &record, pool: &kept });
         self.records.push(record);
-        Ok(if flow.is_break() { flow } else { done })
+        if flow.is_break() { flow } else { done }
     }
 
-    /// The truly best texts, whatever the generator is shown.
-    fn best(&self) -> Vec<usize> {
-        self.pool.top(self.config.keep, |i| self.pool.all()[i].score)
+    /// The truly best texts, whatever the generator is shown: the best of those that were kept and of those from `first`
+    /// on, which are new. A set of a million is looked through once.
+    fn best(&self, first: usize) -> Vec<usize> {
+        let mut numbers = self.kept.clone();
+        numbers.sort_unstable();
+        numbers.extend(first..self.pool.len());
+        let scores: Vec<f32> = numbers.iter().map(|&i| self.pool.scores()[i]).collect();
+        Pool::top(self.config.keep, &scores).into_iter().map(|at| numbers[at]).collect()
+    }
+
+    /// The kept texts, best first.
+    fn kept(&self) -> Vec<Candidate> {
+        self.kept.iter().map(|&i| self.pool.candidate(i)).collect()
     }
 
     /// What the generator is shown, best last.
     fn shown(&self, step: usize) -> Vec<Labelled> {
-        let all = self.pool.all();
+        let all = self.pool.scores();
         let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed ^ (step as u64).rotate_left(32));
         let mut shown: Vec<(usize, f32)> = match self.config.feedback {
-            Feedback::True => self.kept.iter().map(|&i| (i, all[i].score)).collect(),
+            Feedback::True => self.kept.iter().map(|&i| (i, all[i])).collect(),
             Feedback::PermuteScores => {
-                let mut scores: Vec<f32> = all.iter().map(|c| c.score).collect();
+                let mut scores = all.to_vec();
                 shuffle(&mut scores, &mut rng);
-                let top = self.pool.top(self.config.keep, |i| scores[i]);
+                let top = Pool::top(self.config.keep, &scores);
                 top.into_iter().map(|i| (i, scores[i])).collect()
             }
             Feedback::PermuteLabels => {
-                let mut scores: Vec<f32> = self.kept.iter().map(|&i| all[i].score).collect();
+                let mut scores: Vec<f32> = self.kept.iter().map(|&i| all[i]).collect();
                 shuffle(&mut scores, &mut rng);
                 self.kept.iter().copied().zip(scores).collect()
             }
@@ -349,12 +386,13 @@ impl Run<'_> {
         shown.sort_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
         let scores: Vec<f32> = shown.iter().map(|s| s.1).collect();
         let labels = relative_labels(&scores, self.config.label_scale);
-        let show = |(&(i, score), label): (&(usize, f32), u32)| Labelled { text: all[i].text.clone(), score, label };
+        let show =
+            |(&(i, score), label): (&(usize, f32), u32)| Labelled { text: self.pool.text(i).clone(), score, label };
         shown.iter().zip(labels).map(show).collect()
     }
 
     fn outcome(self, stopped_by: StoppedBy) -> Outcome {
-        let pool: Vec<Candidate> = self.kept.iter().map(|&i| self.pool.all()[i].clone()).collect();
+        let pool = self.kept();
         Outcome { best: pool[0].clone(), pool, steps: self.records, counts: self.counts, stopped_by }
     }
 }

@@ -1,7 +1,8 @@
 //! All scored texts of a run, and the best of them.
 
+use crate::initial::InitialSet;
 use crate::types::Candidate;
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 /// Scores as whole numbers that can be told apart: 0 for the least of the list to `scale` for the greatest, linearly
 /// between. A list of equal scores gets `scale` throughout. NaN counts as the least.
@@ -12,31 +13,64 @@ pub fn relative_labels(scores: &[f32], scale: u32) -> Vec<u32> {
     scores.iter().map(|s| if span > 0.0 { ((s - lo) / span * scale as f32).round() as u32 } else { scale }).collect()
 }
 
-/// Every text that was scored, in the order in which it was first seen.
-#[derive(Default)]
-pub(crate) struct Pool {
-    seen: Vec<Candidate>,
-    index: HashMap<String, usize>,
+/// Every text that was scored, in the order in which it was first seen: those of the initial set, then the others. They
+/// are numbered in this order.
+pub(crate) struct Pool<'a> {
+    initial: &'a InitialSet,
+    /// Those that are not of the initial set, and the step of each.
+    texts: Vec<String>,
+    steps: Vec<usize>,
+    index: HashSet<String>,
+    scores: Vec<f32>,
 }
 
-impl Pool {
+impl<'a> Pool<'a> {
+    /// An initial set with a score each.
+    pub(crate) fn new(initial: &'a InitialSet, scores: Vec<f32>) -> Self {
+        Self { initial, texts: vec![], steps: vec![], index: HashSet::new(), scores }
+    }
+
     pub(crate) fn contains(&self, text: &str) -> bool {
-        self.index.contains_key(text)
+        self.initial.contains(text) || self.index.contains(text)
     }
 
-    pub(crate) fn insert(&mut self, candidate: Candidate) {
-        self.index.insert(candidate.text.clone(), self.seen.len());
-        self.seen.push(candidate);
+    /// Texts that are not there yet, with a score each.
+    pub(crate) fn extend(&mut self, step: usize, texts: Vec<String>, scores: Vec<f32>) {
+        self.index.extend(texts.iter().cloned());
+        self.steps.resize(self.steps.len() + texts.len(), step);
+        self.texts.extend(texts);
+        self.scores.extend(scores);
     }
 
-    pub(crate) fn all(&self) -> &[Candidate] {
-        &self.seen
+    pub(crate) fn len(&self) -> usize {
+        self.scores.len()
     }
 
-    /// The numbers of the `keep` best by `score` (given by number), best first; among equals, first seen first.
-    pub(crate) fn top(&self, keep: usize, score: impl Fn(usize) -> f32) -> Vec<usize> {
-        let order = |a: &usize, b: &usize| score(*b).total_cmp(&score(*a)).then(a.cmp(b));
-        let mut all: Vec<usize> = (0..self.seen.len()).collect();
+    /// By number.
+    pub(crate) fn scores(&self) -> &[f32] {
+        &self.scores
+    }
+
+    pub(crate) fn text(&self, number: usize) -> &String {
+        let first = self.initial.texts().len();
+        if number < first { &self.initial.texts()[number] } else { &self.texts[number - first] }
+    }
+
+    /// The last `count`, which are all of the initial set or none.
+    pub(crate) fn last(&self, count: usize) -> (&[String], &[f32]) {
+        let texts = if self.texts.is_empty() { self.initial.texts() } else { &self.texts };
+        (&texts[texts.len() - count..], &self.scores[self.scores.len() - count..])
+    }
+
+    pub(crate) fn candidate(&self, number: usize) -> Candidate {
+        let step = number.checked_sub(self.initial.texts().len()).map_or(0, |at| self.steps[at]);
+        Candidate { text: self.text(number).clone(), score: self.scores[number], step }
+    }
+
+    /// The numbers of the `keep` best by a score each, best first; among equals, first seen first.
+    pub(crate) fn top(keep: usize, scores: &[f32]) -> Vec<usize> {
+        let order = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
+        let mut all: Vec<usize> = (0..scores.len()).collect();
         if all.len() > keep && keep > 0 {
             all.select_nth_unstable_by(keep - 1, order);
             all.truncate(keep);
@@ -63,17 +97,27 @@ mod tests {
         assert_eq!(relative_labels(&[], 100), [0_u32; 0]);
     }
 
+    #[test]
+    fn texts_are_numbered_from_the_initial_set_on() {
+        let initial = InitialSet::new(["a", "b"].map(str::to_owned));
+        let mut pool = Pool::new(&initial, vec![0.5, 0.25]);
+        assert_eq!(pool.last(2), (&["a".to_owned(), "b".into()][..], &[0.5, 0.25][..]));
+        pool.extend(3, vec!["c".into(), "d".into()], vec![0.75, 0.1]);
+        pool.extend(4, vec!["e".into()], vec![0.2]);
+        assert_eq!(pool.candidate(3), Candidate { text: "d".into(), score: 0.1, step: 3 });
+        assert_eq!((pool.candidate(1).step, pool.candidate(4).step, pool.len()), (0, 4, 5));
+        assert!(pool.contains("a") && pool.contains("d") && !pool.contains("f"));
+        assert_eq!(pool.last(1), (&["e".to_owned()][..], &[0.2][..]));
+    }
+
     proptest! {
         #[test]
         fn top_is_a_stable_sort(scores in prop::collection::vec(0_u8..6, 1..60), keep in 1_usize..20) {
-            let mut pool = Pool::default();
-            for (i, &s) in scores.iter().enumerate() {
-                pool.insert(Candidate { text: i.to_string(), score: f32::from(s), step: 0 });
-            }
+            let floats: Vec<f32> = scores.iter().map(|&s| f32::from(s)).collect();
             let mut expected: Vec<usize> = (0..scores.len()).collect();
             expected.sort_by_key(|&i| std::cmp::Reverse(scores[i]));
             expected.truncate(keep);
-            prop_assert_eq!(pool.top(keep, |i| pool.all()[i].score), expected);
+            prop_assert_eq!(Pool::top(keep, &floats), expected);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The traits and plain data of the loop.
 
+use crate::initial::InitialSet;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 
@@ -13,6 +14,15 @@ pub trait Scorer {
     /// # Errors
     /// Whatever keeps it from scoring; the run ends with it.
     fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError>;
+
+    /// One finite score a text of the initial set, in order. To be said otherwise by a scorer that has them ready: a set
+    /// may have a million texts.
+    ///
+    /// # Errors
+    /// As [`Scorer::score`].
+    fn score_initial(&mut self, initial: &InitialSet) -> Result<Vec<f32>, BoxError> {
+        self.score(initial.texts())
+    }
 }
 
 /// Proposes new texts from scored ones.
@@ -301,7 +311,9 @@ pub enum Event<'a> {
         /// The step.
         step: usize,
         /// The new texts.
-        candidates: &'a [Candidate],
+        texts: &'a [String],
+        /// Their scores, one each.
+        scores: &'a [f32],
     },
     /// A step is done.
     StepFinished {

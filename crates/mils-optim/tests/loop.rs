@@ -328,7 +328,7 @@ fn whenever_a_run_is_ended_everything_said_was_told_and_counted() {
                 Event::Proposed { unusable: u, .. } | Event::NotScored { unusable: u, .. } => {
                     unusable.extend_from_slice(u);
                 }
-                Event::Scored { candidates, .. } => scored += candidates.len(),
+                Event::Scored { texts, .. } => scored += texts.len(),
                 _ => {}
             }
             events += 1;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// Pictures in the folder: as many as can be in flight.
 const FILES: usize = 64;
 /// Files in flight.
-const IN_FLIGHT: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+const IN_FLIGHT: [usize; 4] = [1, 4, 16, 64];
 /// Steps of each run, unless everything is wanted in full.
 const STEPS: usize = 2;
 

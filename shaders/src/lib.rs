@@ -9,6 +9,7 @@
 //! use mils_shaders::{Binding, Element, Kernel};
 //! let interface = Kernel::Add.interface(Element::F32);
 //! assert_eq!(interface.bindings, [Binding::Uniform, Binding::Read, Binding::Read, Binding::ReadWrite]);
+//! assert_eq!(interface.element_bytes, [16, 4, 4, 4]);
 //! assert_eq!(interface.workgroup_size, [256, 1, 1]);
 //! assert!(Kernel::Add.source(Element::F16).starts_with("// Values held as f16"));
 //! ```
@@ -37,6 +38,8 @@ pub enum Binding {
 pub struct Interface {
     /// By binding number.
     pub bindings: &'static [Binding],
+    /// By binding number, bytes of one element of a buffer: what one access to it moves. Of the parameters, their size.
+    pub element_bytes: &'static [u32],
     /// Invocations of a workgroup along x, y and z.
     pub workgroup_size: [u32; 3],
 }
@@ -48,7 +51,7 @@ static INDEX: LazyLock<HashMap<(Kernel, Element), usize>> =
     LazyLock::new(|| Kernel::all().into_iter().enumerate().map(|(i, k)| (k, i)).collect());
 
 /// What no shader has: the interface of a variant that [`Kernel::all`] does not list (attention with 5 threads a query, say).
-static NONE: Interface = Interface { bindings: &[], workgroup_size: [1, 1, 1] };
+static NONE: Interface = Interface { bindings: &[], element_bytes: &[], workgroup_size: [1, 1, 1] };
 
 impl Kernel {
     /// What it binds. Empty for variants that [`Kernel::all`] does not list.

@@ -30,14 +30,17 @@
 mod adapter;
 mod cache;
 mod choose;
+mod cooperative;
 mod device;
 mod fault;
 mod lower;
 mod profile;
 mod program;
+mod traffic;
 mod weights;
 mod work;
 
 pub use adapter::{Adapter, AdapterKind, AdapterLimits, Adapters, GpuError, Refusal, Verdict};
 pub use device::{Activations, Gpu};
-pub use work::count;
+pub use mils_shaders::Cooperative;
+pub use work::{Setup, count};

@@ -97,6 +97,7 @@ impl GpuWeights {
             class: self.shared.class,
             most: self.shared.limits.max_compute_workgroups_per_dimension,
             element: self.shared.element,
+            cooperative: self.shared.cooperative,
             weights: &|name| self.weights.get(name).map(|held| held.lie.clone()),
         };
         let dispatches = lower(graph, &target)?;

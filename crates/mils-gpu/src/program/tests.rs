@@ -271,7 +271,7 @@ fn products_are_the_same_by_every_tile() {
     let mut tiles = std::collections::HashSet::new();
     for class in [Class::Large, Class::Small, Class::Software] {
         for (m, n, k) in [(5, 12, 8), (100, 204, 36), (400, 3072, 20)] {
-            if !tiles.insert(tile(m, n, k, class)) {
+            if !tiles.insert(tile(m, n, k, class, None)) {
                 continue;
             }
             let Some(mut gpu) = gpu() else { return };

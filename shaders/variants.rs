@@ -59,6 +59,17 @@ pub struct Cooperative {
     pub subgroup: u32,
 }
 
+impl Cooperative {
+    fn declarations(self) -> String {
+        let Self { side, subgroup } = self;
+        let matrix = format!("coop_mat{side}x{side}");
+        format!(
+            "const SIDE: u32 = {side}u;\nconst SUBGROUP: u32 = {subgroup}u;\nalias left = {matrix}<f16, A>;\n\
+             alias right = {matrix}<f16, B>;\nalias accumulator = {matrix}<f32, C>;\n"
+        )
+    }
+}
+
 /// Every variant of cooperative matrices, the better first: as NVIDIA, AMD, Apple and Mesa's software driver have them.
 pub const COOPERATIVE: [Cooperative; 4] = [
     Cooperative { side: 16, subgroup: 32 },
@@ -175,6 +186,29 @@ pub enum Kernel {
     PrependToken,
     /// rope.wgsl
     Rope,
+    /// probe_arithmetic.wgsl, probe_bytes.wgsl or probe_matrices.wgsl
+    Probe(Probe),
+}
+
+/// What a device is measured by. No part of any graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// Arithmetic in f32.
+    Arithmetic,
+    /// Bytes read.
+    Bytes,
+    /// Products of cooperative matrices; only where elements are f16.
+    Matrices(Cooperative),
+}
+
+impl Probe {
+    /// What its elements are: it comes for no others.
+    pub const fn element(self) -> Element {
+        match self {
+            Self::Arithmetic | Self::Bytes => Element::F32,
+            Self::Matrices(_) => Element::F16,
+        }
+    }
 }
 
 const STORED: [Stored; 3] = [Stored::F32, Stored::F16, Stored::BF16];
@@ -209,6 +243,8 @@ impl Kernel {
                 }
             }
         }
+        let probes = [Probe::Arithmetic, Probe::Bytes].into_iter().chain(COOPERATIVE.map(Probe::Matrices));
+        all.extend(probes.filter(|p| p.element() == element).map(Self::Probe));
         if element == Element::F16 {
             for (c, activation) in COOPERATIVE.into_iter().flat_map(|c| ACTIVATIONS.map(|a| (c, a))) {
                 for (bias, residual) in BOTH.into_iter().flat_map(|b| BOTH.map(|r| (b, r))) {
@@ -223,7 +259,7 @@ impl Kernel {
     /// The cooperative matrices that it needs, beside what its elements need; and subgroups of that size.
     pub const fn cooperative(self) -> Option<Cooperative> {
         match self {
-            Self::Gemm(Gemm { tile: Tile::Cooperative(c), .. }) => Some(c),
+            Self::Gemm(Gemm { tile: Tile::Cooperative(c), .. }) | Self::Probe(Probe::Matrices(c)) => Some(c),
             _ => None,
         }
     }
@@ -250,14 +286,8 @@ impl Kernel {
                 let epilogue = [&epilogue, &function(g.activation), activate].concat();
                 match g.tile {
                     Tile::Any => [&epilogue, stored(g.weight), include_str!("gemm_any.wgsl")].concat(),
-                    Tile::Cooperative(Cooperative { side, subgroup }) => {
-                        let matrix = format!("coop_mat{side}x{side}");
-                        let sizes = format!(
-                            "const SIDE: u32 = {side}u;\nconst SUBGROUP: u32 = {subgroup}u;\n\
-                             alias left = {matrix}<f16, A>;\nalias right = {matrix}<f16, B>;\n\
-                             alias accumulator = {matrix}<f32, C>;\n"
-                        );
-                        [&sizes, &epilogue, include_str!("gemm_cooperative.wgsl")].concat()
+                    Tile::Cooperative(c) => {
+                        [&c.declarations(), &epilogue, include_str!("gemm_cooperative.wgsl")].concat()
                     }
                     Tile::Small | Tile::Medium | Tile::Large => {
                         let sizes = format!(
@@ -286,6 +316,9 @@ impl Kernel {
             Self::Patchify => include_str!("patchify.wgsl").to_owned(),
             Self::PrependToken => include_str!("prepend_token.wgsl").to_owned(),
             Self::Rope => include_str!("rope.wgsl").to_owned(),
+            Self::Probe(Probe::Arithmetic) => include_str!("probe_arithmetic.wgsl").to_owned(),
+            Self::Probe(Probe::Bytes) => include_str!("probe_bytes.wgsl").to_owned(),
+            Self::Probe(Probe::Matrices(c)) => [&c.declarations(), include_str!("probe_matrices.wgsl")].concat(),
         };
         // Directives come before all else. Subgroups want none of naga yet.
         let directives =

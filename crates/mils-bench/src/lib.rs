@@ -20,5 +20,6 @@ pub mod meter;
 pub mod peer;
 pub mod quality;
 pub mod recombine;
+pub mod roofline;
 pub mod runs;
 pub mod stats;

@@ -124,9 +124,14 @@ impl Gpu {
         }
     }
 
+    /// What it is.
+    pub fn kind(&self) -> AdapterKind {
+        AdapterKind::of(&self.info)
+    }
+
     /// Whether this is a driver that computes on the CPU.
     pub fn is_software(&self) -> bool {
-        self.info.device_type == wgpu::DeviceType::Cpu
+        self.kind() == AdapterKind::Software
     }
 }
 
@@ -240,8 +245,9 @@ impl Shared {
     }
 
     fn compile(&self, kernel: Kernel) -> Pipeline {
-        let bindings = kernel.interface(self.element).bindings;
-        self.compile_source(&format!("{kernel:?}"), &kernel.source(self.element), bindings)
+        // What is probed does not depend on how activations lie.
+        let element = if let Kernel::Probe(p) = kernel { p.element() } else { self.element };
+        self.compile_source(&format!("{kernel:?}"), &kernel.source(element), kernel.interface(element).bindings)
     }
 
     /// WGSL of ours with the entry point `main`.

@@ -51,6 +51,8 @@ pub(crate) fn accesses(kernel: Kernel, params: &[u32], grid: [u32; 3]) -> Vec<u6
             let sequences = elements / ((tokens + 1) * width).max(1);
             vec![sequences * width, sequences * tokens * width, elements]
         }
+        // Part of no graph.
+        Kernel::Probe(_) => vec![],
         Kernel::Rope => vec![2 * elements, elements, elements, elements],
     }
 }

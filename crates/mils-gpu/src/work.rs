@@ -44,6 +44,7 @@ pub(crate) fn name(kernel: Kernel) -> String {
         Kernel::Patchify => "patchify".into(),
         Kernel::PrependToken => "prepend token".into(),
         Kernel::Rope => "rope".into(),
+        Kernel::Probe(_) => "probe".into(),
     }
 }
 

@@ -3,7 +3,9 @@
 //! A [`Kernel`] names a shader and its variant; [`Kernel::source`] is plain WGSL, [`Kernel::interface`] what it binds,
 //! found by reflection. This crate names no GPU API and dispatches nothing: any WebGPU implementation can run the
 //! shaders. Every kernel comes for activations in f32, which needs no feature beyond WebGPU's defaults (weights in 16
-//! bits are read as integers and widened), and for activations in f16. There are no subgroups. All is computed in f32.
+//! bits are read as integers and widened), and for activations in f16. All is computed in f32. Nothing needs subgroups
+//! but the variants of the matrix product on cooperative matrices ([`Kernel::cooperative`]), which are of naga's WGSL and
+//! for SPIR-V and MSL.
 //!
 //! ```
 //! use mils_shaders::{Binding, Element, Kernel};

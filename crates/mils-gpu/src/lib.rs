@@ -9,7 +9,8 @@
 //!
 //! This crate is no general tensor library and no scheduler: it runs the ops of `mils-graph` in f32 on one device, one
 //! run after the other, and falls back to nothing. Weights in 16 bits stay so and are widened by the shaders, which
-//! needs no optional feature of the device.
+//! needs no optional feature of the device. On request activations are held in f16, and then products use cooperative
+//! matrices where there are such: [`Gpu::open_with`].
 //!
 //! ```no_run
 //! use mils_gpu::Gpu;

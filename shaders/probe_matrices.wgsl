@@ -9,7 +9,8 @@ struct Params { rounds: u32, pad0: u32, pad1: u32, pad2: u32 }
 
 const MATRIX: u32 = SIDE * SIDE;
 
-var<workgroup> sums: array<f32, MATRIX>;
+// One matrix after the other: all four are wanted, so that no compiler leaves one out.
+var<workgroup> sums: array<f32, 4u * MATRIX>;
 var<workgroup> factors: array<f16, MATRIX>;
 
 @compute @workgroup_size(SUBGROUP)
@@ -33,9 +34,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         c3 = coopMultiplyAdd(a, b, c3);
     }
     workgroupBarrier();
-    coopStoreT(c0 + c1 + (c2 + c3), &sums[0], SIDE);
+    coopStoreT(c0, &sums[0], SIDE);
+    coopStoreT(c1, &sums[MATRIX], SIDE);
+    coopStoreT(c2, &sums[2u * MATRIX], SIDE);
+    coopStoreT(c3, &sums[3u * MATRIX], SIDE);
     workgroupBarrier();
     if lane == 0u {
-        out[group.x] = vec4(sums[0]);
+        out[group.x] = vec4(sums[0], sums[MATRIX], sums[2u * MATRIX], sums[3u * MATRIX]);
     }
 }

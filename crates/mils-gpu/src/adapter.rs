@@ -137,6 +137,9 @@ impl Adapter {
     fn new(info: &AdapterInfo, adapter: &wgpu::Adapter, verdict: Verdict) -> Self {
         let limits = adapter.limits();
         let used = adapter.features() & FEATURES;
+        let mut features: Vec<String> = used.iter_names().map(|(name, _)| name.to_lowercase()).collect();
+        let matrices = cooperative::of(Use::On, info, adapter);
+        features.extend(matrices.map(|c| format!("cooperative_matrix_{0}x{0}", c.side)));
         Self {
             name: info.name.clone(),
             api: format!("{:?}", info.backend),
@@ -148,7 +151,7 @@ impl Adapter {
                 workgroup_memory: limits.max_compute_workgroup_storage_size,
                 workgroup_threads: limits.max_compute_invocations_per_workgroup,
             },
-            features: used.iter_names().map(|(name, _)| name.to_lowercase()).collect(),
+            features,
             verdict,
         }
     }

@@ -32,21 +32,21 @@ enum Input {
 type Pinned = (&'static str, &'static str, u64, u64, u64, u64);
 
 const PINNED: &[Pinned] = &[
-    ("CLIP B/32, 8 images", "f32", 118, 7800, 763, 65856),
-    ("CLIP B/32, 8 images", "f16", 118, 3900, 381, 65856),
-    ("CLIP B/32, 8 images", "f16, cooperative", 118, 2446, 381, 65856),
-    ("CLIP B/32, 50 captions of 16 tokens", "f32", 348, 6301, 984, 56646),
-    ("CLIP B/32, 50 captions of 16 tokens", "f16", 348, 3151, 492, 56646),
-    ("CLIP B/32, 50 captions of 16 tokens", "f16, cooperative", 348, 2165, 492, 56646),
-    ("SigLIP B/16, 8 images", "f32", 122, 17207, 2058, 283332),
-    ("SigLIP B/16, 8 images", "f16", 122, 8603, 1029, 283332),
-    ("SigLIP B/16, 8 images", "f16, cooperative", 122, 9876, 1029, 283332),
-    ("SigLIP B/16, 50 texts of 64 tokens", "f32", 348, 38924, 4179, 513412),
-    ("SigLIP B/16, 50 texts of 64 tokens", "f16", 348, 19467, 2089, 513412),
-    ("SigLIP B/16, 50 texts of 64 tokens", "f16, cooperative", 348, 17922, 2089, 513412),
-    ("SigLIP So400m/14, 16 images", "f32", 257, 128046, 15948, 3525662),
-    ("SigLIP So400m/14, 16 images", "f16", 257, 64023, 7974, 3525662),
-    ("SigLIP So400m/14, 16 images", "f16, cooperative", 257, 117066, 7974, 3525662),
+    ("CLIP B/32, 8 images", "f32", 118, 7800217600, 763413568, 65856552960),
+    ("CLIP B/32, 8 images", "f16", 118, 3900133376, 381706816, 65856552960),
+    ("CLIP B/32, 8 images", "f16, cooperative", 118, 2446807040, 381706816, 65856552960),
+    ("CLIP B/32, 50 captions of 16 tokens", "f32", 348, 6301061120, 984760216, 56646860800),
+    ("CLIP B/32, 50 captions of 16 tokens", "f16", 348, 3151552512, 492382104, 56646860800),
+    ("CLIP B/32, 50 captions of 16 tokens", "f16, cooperative", 348, 2165628928, 492382104, 56646860800),
+    ("SigLIP B/16, 8 images", "f32", 122, 17207746560, 2058012704, 283332673536),
+    ("SigLIP B/16, 8 images", "f16", 122, 8603885568, 1029006368, 283332673536),
+    ("SigLIP B/16, 8 images", "f16, cooperative", 122, 9876135936, 1029006368, 283332673536),
+    ("SigLIP B/16, 50 texts of 64 tokens", "f32", 348, 38924654592, 4179878544, 513412300800),
+    ("SigLIP B/16, 50 texts of 64 tokens", "f16", 348, 19467691008, 2089946256, 513412300800),
+    ("SigLIP B/16, 50 texts of 64 tokens", "f16, cooperative", 348, 17922941952, 2089946256, 513412300800),
+    ("SigLIP So400m/14, 16 images", "f32", 257, 128046647296, 15948956992, 3525662343168),
+    ("SigLIP So400m/14, 16 images", "f16", 257, 64023360512, 7974478528, 3525662343168),
+    ("SigLIP So400m/14, 16 images", "f16, cooperative", 257, 117066822656, 7974478528, 3525662343168),
 ];
 
 const WORK: [(&str, Recipe, Input); 5] = [

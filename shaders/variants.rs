@@ -45,7 +45,38 @@ pub enum Tile {
     Medium,
     /// 128 x 128 by 256 threads.
     Large,
+    /// 32 x 32 or 64 x 64 by four subgroups, on cooperative matrices: gemm_cooperative.wgsl. As the others K and N must be
+    /// multiples of 4, and elements and weight f16.
+    Cooperative(Cooperative),
 }
+
+/// Matrices that the threads of a subgroup hold and multiply together: SIDE x SIDE, of f16 with sums in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cooperative {
+    /// Rows and columns of a matrix.
+    pub side: u32,
+    /// Threads of a subgroup.
+    pub subgroup: u32,
+}
+
+impl Cooperative {
+    fn declarations(self) -> String {
+        let Self { side, subgroup } = self;
+        let matrix = format!("coop_mat{side}x{side}");
+        format!(
+            "const SIDE: u32 = {side}u;\nconst SUBGROUP: u32 = {subgroup}u;\nalias left = {matrix}<f16, A>;\n\
+             alias right = {matrix}<f16, B>;\nalias accumulator = {matrix}<f32, C>;\n"
+        )
+    }
+}
+
+/// Every variant of cooperative matrices, the better first: as NVIDIA, AMD, Apple and Mesa's software driver have them.
+pub const COOPERATIVE: [Cooperative; 4] = [
+    Cooperative { side: 16, subgroup: 32 },
+    Cooperative { side: 16, subgroup: 64 },
+    Cooperative { side: 8, subgroup: 32 },
+    Cooperative { side: 8, subgroup: 8 },
+];
 
 impl Tile {
     /// Rows and columns of the block.
@@ -54,20 +85,22 @@ impl Tile {
             Self::Any | Self::Small => [32, 32],
             Self::Medium => [64, 64],
             Self::Large => [128, 128],
+            Self::Cooperative(c) => [4 * c.side; 2],
         }
     }
 
-    /// Rows and columns of the part that each thread holds in registers.
+    /// Rows and columns of the part that each thread, or each subgroup, holds in registers.
     pub const fn each(self) -> [u32; 2] {
         match self {
             Self::Any | Self::Small => [4, 4],
             Self::Medium => [8, 4],
             Self::Large => [8, 8],
+            Self::Cooperative(c) => [2 * c.side; 2],
         }
     }
 }
 
-/// A variant of the matrix product.
+/// A variant of the matrix product. All tiles come with every epilogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Gemm {
     /// What a workgroup computes.
@@ -131,7 +164,7 @@ impl Attention {
 /// A compute shader in one of its variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
-    /// gemm.wgsl or gemm_any.wgsl
+    /// gemm.wgsl, gemm_any.wgsl or gemm_cooperative.wgsl
     Gemm(Gemm),
     /// attention.wgsl
     Attention(Attention),
@@ -153,6 +186,29 @@ pub enum Kernel {
     PrependToken,
     /// rope.wgsl
     Rope,
+    /// probe_arithmetic.wgsl, probe_bytes.wgsl or probe_matrices.wgsl
+    Probe(Probe),
+}
+
+/// What a device is measured by. No part of any graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// Arithmetic in f32.
+    Arithmetic,
+    /// Bytes read.
+    Bytes,
+    /// Products of cooperative matrices; only where elements are f16.
+    Matrices(Cooperative),
+}
+
+impl Probe {
+    /// What its elements are: it comes for no others.
+    pub const fn element(self) -> Element {
+        match self {
+            Self::Arithmetic | Self::Bytes => Element::F32,
+            Self::Matrices(_) => Element::F16,
+        }
+    }
 }
 
 const STORED: [Stored; 3] = [Stored::F32, Stored::F16, Stored::BF16];
@@ -187,7 +243,25 @@ impl Kernel {
                 }
             }
         }
+        let probes = [Probe::Arithmetic, Probe::Bytes].into_iter().chain(COOPERATIVE.map(Probe::Matrices));
+        all.extend(probes.filter(|p| p.element() == element).map(Self::Probe));
+        if element == Element::F16 {
+            for (c, activation) in COOPERATIVE.into_iter().flat_map(|c| ACTIVATIONS.map(|a| (c, a))) {
+                for (bias, residual) in BOTH.into_iter().flat_map(|b| BOTH.map(|r| (b, r))) {
+                    let tile = Tile::Cooperative(c);
+                    all.push(Self::Gemm(Gemm { tile, weight: Stored::F16, bias, residual, activation }));
+                }
+            }
+        }
         all
+    }
+
+    /// The cooperative matrices that it needs, beside what its elements need; and subgroups of that size.
+    pub const fn cooperative(self) -> Option<Cooperative> {
+        match self {
+            Self::Gemm(Gemm { tile: Tile::Cooperative(c), .. }) | Self::Probe(Probe::Matrices(c)) => Some(c),
+            _ => None,
+        }
     }
 
     /// The WGSL: a prelude of constants, shared parts, and the file. WGSL lets declarations come in any order.
@@ -207,17 +281,22 @@ impl Kernel {
         let function = |a: Activation| format!("const ACTIVATION: u32 = {}u;\n", a as u32);
         let parts = match self {
             Self::Gemm(g) => {
-                let file = if g.tile == Tile::Any { include_str!("gemm_any.wgsl") } else { include_str!("gemm.wgsl") };
                 let ([rows, columns], [m_each, n_each]) = (g.tile.block(), g.tile.each());
-                let sizes = match g.tile {
-                    Tile::Any => String::new(),
-                    _ => format!(
-                        "const ROWS: u32 = {rows}u;\nconst COLUMNS: u32 = {columns}u;\nconst M_EACH: u32 = {m_each}u;\n\
-                         const N_EACH: u32 = {n_each}u;\n"
-                    ),
-                };
                 let epilogue = format!("const BIAS: bool = {};\nconst RESIDUAL: bool = {};\n", g.bias, g.residual);
-                [&sizes, &epilogue, &function(g.activation), activate, stored(g.weight), file].concat()
+                let epilogue = [&epilogue, &function(g.activation), activate].concat();
+                match g.tile {
+                    Tile::Any => [&epilogue, stored(g.weight), include_str!("gemm_any.wgsl")].concat(),
+                    Tile::Cooperative(c) => {
+                        [&c.declarations(), &epilogue, include_str!("gemm_cooperative.wgsl")].concat()
+                    }
+                    Tile::Small | Tile::Medium | Tile::Large => {
+                        let sizes = format!(
+                            "const ROWS: u32 = {rows}u;\nconst COLUMNS: u32 = {columns}u;\n\
+                             const M_EACH: u32 = {m_each}u;\nconst N_EACH: u32 = {n_each}u;\n"
+                        );
+                        [&sizes, &epilogue, stored(g.weight), include_str!("gemm.wgsl")].concat()
+                    }
+                }
             }
             Self::Attention(a) => {
                 let Attention { queries, parts, quads } = a;
@@ -237,7 +316,13 @@ impl Kernel {
             Self::Patchify => include_str!("patchify.wgsl").to_owned(),
             Self::PrependToken => include_str!("prepend_token.wgsl").to_owned(),
             Self::Rope => include_str!("rope.wgsl").to_owned(),
+            Self::Probe(Probe::Arithmetic) => include_str!("probe_arithmetic.wgsl").to_owned(),
+            Self::Probe(Probe::Bytes) => include_str!("probe_bytes.wgsl").to_owned(),
+            Self::Probe(Probe::Matrices(c)) => [&c.declarations(), include_str!("probe_matrices.wgsl")].concat(),
         };
-        [elements, &parts].concat()
+        // Directives come before all else. Subgroups want none of naga yet.
+        let directives =
+            if self.cooperative().is_some() { "enable wgpu_cooperative_matrix;\n" } else { "" };
+        [directives, elements, &parts].concat()
     }
 }

@@ -9,24 +9,37 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::collections::HashSet;
 use std::path::Path;
 
-fn features(element: Element) -> Capabilities {
-    if element == Element::F16 { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() }
+fn features(kernel: Kernel, element: Element) -> Capabilities {
+    let mut all = if element == Element::F16 { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() };
+    if kernel.cooperative().is_some() {
+        all |= Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP;
+    }
+    all
 }
 
 #[test]
 fn every_variant_translates_to_every_platform() {
     for (kernel, element) in Kernel::all() {
         let module = naga::front::wgsl::parse_str(&kernel.source(element)).unwrap();
-        let info = Validator::new(ValidationFlags::all(), features(element)).validate(&module).unwrap();
+        let info = Validator::new(ValidationFlags::all(), features(kernel, element)).validate(&module).unwrap();
         let words = spv::write_vec(&module, &info, &spv::Options::default(), None).unwrap();
         assert!(words.len() > 100, "{kernel:?}");
-        // With the bounds checks that wgpu asks for, in the oldest version of the language.
+        // With the bounds checks that wgpu asks for, in the oldest version of the language; matrices came later.
+        let lang_version = if kernel.cooperative().is_some() { (2, 3) } else { msl::Options::default().lang_version };
         let check = BoundsCheckPolicy::Restrict;
         let checks = BoundsCheckPolicies { index: check, buffer: check, image_load: check, binding_array: check };
-        let options =
-            msl::Options { fake_missing_bindings: true, bounds_check_policies: checks, ..msl::Options::default() };
+        let options = msl::Options {
+            lang_version,
+            fake_missing_bindings: true,
+            bounds_check_policies: checks,
+            ..msl::Options::default()
+        };
         let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).unwrap();
         assert!(text.contains("kernel"), "{kernel:?}");
+        if kernel.cooperative().is_some() {
+            // DX12 has no cooperative matrices, and no adapter of it reports any.
+            continue;
+        }
         // For FXC, and for the oldest version that DXC takes; f16 came later.
         let models = match element {
             Element::F32 => &[hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_0][..],

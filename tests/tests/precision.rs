@@ -1,9 +1,10 @@
-//! What 16 bits cost: with weights held in f16 or bf16, on either backend, searches must find the same texts as in f32
-//! on the CPU. A search keeps the best of many texts, so that the best sets are compared and not single numbers.
+//! What 16 bits cost: with weights held in f16 or bf16, on either backend, and with activations in f16 on the GPU, searches
+//! must find the same texts as in f32 on the CPU. A search keeps the best of many texts, so that the best sets are compared and not single numbers.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use mils_demo_world::{Split, grammar, render, sample};
 use mils_encoder::{DualEncoder, ModelFiles, Precision};
+use mils_gpu::{Activations, Gpu};
 use mils_graph::Backend;
 use mils_media::RgbImage;
 use mils_tests::{backends, tolerance};
@@ -43,12 +44,29 @@ fn best(backend: &dyn Backend, precision: Precision, images: &[RgbImage], texts:
     (0..images.len()).map(of).collect()
 }
 
+/// The backends under test, and what to call them; the CPU first.
+fn all_backends() -> Vec<(String, Box<dyn Backend>)> {
+    let mut all: Vec<(String, Box<dyn Backend>)> = backends().into_iter().map(|b| (b.name(), b)).collect();
+    if mils_tests::skips_gpu() {
+        return all;
+    }
+    let half = Gpu::open_with(Activations::F16).unwrap();
+    let name = half.name();
+    if half.activations() == Activations::F16 {
+        let matrices = half.cooperative().map(|c| format!(" on {c:?}")).unwrap_or_default();
+        all.push((format!("{name}, activations in f16{matrices}"), Box::new(half)));
+    } else {
+        eprintln!("{name} has no f16: ACTIVATIONS IN F16 ARE NOT TESTED");
+    }
+    all
+}
+
 #[test]
 fn the_best_texts_are_the_same_in_every_precision() {
     let (images, texts) = (images(), texts());
-    let backends = backends();
-    let reference = best(&*backends[0], Precision::F32, &images, &texts);
-    for backend in &backends {
+    let backends = all_backends();
+    let reference = best(&*backends[0].1, Precision::F32, &images, &texts);
+    for (name, backend) in &backends {
         for (precision, least) in tolerance::RANKS {
             let found = best(&**backend, precision, &images, &texts);
             let jaccard = |(a, b): (&HashSet<usize>, &HashSet<usize>)| {
@@ -57,8 +75,8 @@ fn the_best_texts_are_the_same_in_every_precision() {
             let all: Vec<f64> = reference.iter().zip(&found).map(jaccard).collect();
             let mean = all.iter().sum::<f64>() / all.len() as f64;
             let worst = all.iter().copied().fold(1.0, f64::min);
-            eprintln!("{} {precision:?}: Jaccard of the best {BEST}: mean {mean:.4}, least {worst:.3}", backend.name());
-            assert!(mean >= least, "{} {precision:?}: mean Jaccard {mean:.4}", backend.name());
+            eprintln!("{name} {precision:?}: Jaccard of the best {BEST}: mean {mean:.4}, least {worst:.3}");
+            assert!(mean >= least, "{name} {precision:?}: mean Jaccard {mean:.4}");
         }
     }
 }

@@ -4,11 +4,12 @@ use crate::checkpoint::Recipe;
 use crate::harness::report::{self, Fact, Report};
 use crate::harness::{Contestant, Limits, measure};
 use crate::peer::{Peers, Worker};
+use crate::roofline::KernelTable;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use mils_cli::backend::BackendChoice;
-use mils_gpu::Gpu;
+use mils_gpu::{Activations, Gpu};
 use mils_graph::Backend;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -181,11 +182,11 @@ impl Bench {
         workers
     }
 
-    /// The GPU, if ours are to run there.
+    /// The GPU, if ours are to run there, in f32 and, where it can, with activations in f16.
     ///
     /// # Errors
     /// If it was asked for and there is none.
-    pub fn gpu(&mut self) -> Result<Option<Gpu>> {
+    pub fn gpus(&mut self) -> Result<Vec<Gpu>> {
         let gpu = match (self.args.backend, Gpu::open()) {
             (BackendChoice::Cpu, _) => None,
             (BackendChoice::Gpu, Err(error)) => bail!("--backend gpu: {error}"),
@@ -196,7 +197,15 @@ impl Bench {
             let software = if gpu.is_software() { " (a software driver)" } else { "" };
             format!("{}{software}", gpu.name())
         });
-        Ok(gpu)
+        let half = gpu.as_ref().and_then(|_| Gpu::open_with(Activations::F16).ok());
+        Ok(gpu.into_iter().chain(half.filter(|gpu| gpu.activations() == Activations::F16)).collect())
+    }
+
+    /// Keeps the times of a run's kernels and prints them.
+    pub fn kernels(&mut self, table: KernelTable) {
+        let head = self.head();
+        self.bar.suspend(|| println!("{head}{table}"));
+        self.report.kernels.push(table);
     }
 
     /// Measures a table and prints it. Ratios are over the first of `baselines` that is the name of a row, or the
@@ -239,7 +248,8 @@ impl Bench {
     pub fn finish(mut self) -> Result<()> {
         self.bar.finish_and_clear();
         self.report.interrupted = self.stopped();
-        let nothing = self.report.tables.is_empty() && self.report.facts.is_empty();
+        let report = &self.report;
+        let nothing = report.tables.is_empty() && report.facts.is_empty() && report.kernels.is_empty();
         if nothing && !self.report.interrupted && !self.asked.borrow().iter().any(|id| self.named(id)) {
             let there: Vec<String> = self.asked.take().into_iter().collect();
             let only = self.args.only.join(",");

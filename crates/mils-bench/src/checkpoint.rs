@@ -8,6 +8,7 @@ use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Changes with what is written, so that files of an older version are not taken for it.
@@ -355,18 +356,9 @@ impl Recipe {
         })
     }
 
-    /// The checkpoint's folder below `models`, made where it is not there yet. `say` is told if that takes a while.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn folder(&self, models: &Path, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
-        let folder = models.join(format!("{}-v{VERSION}", self.name));
-        if folder.join("model.safetensors").is_file() {
-            return Ok(folder);
-        }
-        let bytes = self.weight_bytes(size_of::<f32>());
-        say(&format!("making {} ({:.1} GB of random weights)", folder.display(), bytes as f64 / 1e9));
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    /// Makes the folder with all its files but the weights.
+    fn describe(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let mut tokenizer_config = json!({"tokenizer_class": "CLIPTokenizer"});
         if self.family == Family::Siglip {
             tokenizer_config = json!({"tokenizer_class": "SiglipTokenizer", "pad_token": "</s>", "eos_token": "</s>"});
@@ -380,6 +372,47 @@ impl Recipe {
             let path = folder.join(name);
             std::fs::write(&path, value.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
         }
+        Ok(())
+    }
+
+    /// Makes the folder with weights that are all 0, in f16, in a file that takes hardly any room on the disk: enough to
+    /// count what a run would do.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn hollow(&self, folder: &Path) -> Result<()> {
+        self.describe(folder)?;
+        let mut header = serde_json::Map::new();
+        let mut end = 0;
+        for t in self.tensors() {
+            let begin = end;
+            end += t.shape.iter().product::<usize>() * size_of::<half::f16>();
+            header.insert(t.name, json!({"dtype": "F16", "shape": t.shape, "data_offsets": [begin, end]}));
+        }
+        let mut header = Value::from(header).to_string();
+        // What follows is then aligned.
+        header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+        let path = folder.join("model.safetensors");
+        let write = || {
+            std::fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat())?;
+            // The rest reads as zeros.
+            File::options().write(true).open(&path)?.set_len((size_of::<u64>() + header.len() + end) as u64)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The checkpoint's folder below `models`, made where it is not there yet. `say` is told if that takes a while.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn folder(&self, models: &Path, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+        let folder = models.join(format!("{}-v{VERSION}", self.name));
+        if folder.join("model.safetensors").is_file() {
+            return Ok(folder);
+        }
+        let bytes = self.weight_bytes(size_of::<f32>());
+        say(&format!("making {} ({:.1} GB of random weights)", folder.display(), bytes as f64 / 1e9));
+        self.describe(&folder)?;
         // Whole or not at all: the file has its name when it is complete.
         let (part, path) = (folder.join("model.safetensors.part"), folder.join("model.safetensors"));
         let tensors = self.tensors();

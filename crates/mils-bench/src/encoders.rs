@@ -3,10 +3,13 @@
 use crate::bench::Bench;
 use crate::checkpoint::{CLIP_B32, CLIP_L14, Family, Recipe, SIGLIP_B16, SIGLIP_SO400M, captions};
 use crate::harness::{Contestant, Extra, Kind};
+use crate::meter::{Account, Meter};
 use crate::peer::{Ask, Done, Embedded, Loaded, Ran, Worker};
+use crate::roofline::{KernelTable, Roof};
 use anyhow::{Context, Result, bail};
 use mils_cpu::{Cpu, Math};
 use mils_encoder::{Embeddings, Encoder, ModelFiles, Precision};
+use mils_gpu::{Activations, Gpu};
 use mils_graph::Backend;
 use mils_media::{Pixels, RgbImage};
 use rand::{RngExt, SeedableRng};
@@ -257,13 +260,16 @@ fn works(recipe: &Recipe, encoder: &Encoder, short: &str) -> Result<Vec<Work>> {
 /// CPU has them.
 type OurEncoders = Vec<(String, Kind, Rc<RefCell<Encoder>>)>;
 
-fn ours(folder: &Path, devices: &[(&str, &dyn Backend)], bench: &mut Bench) -> Result<OurEncoders> {
+/// A device by name, and the precisions that are measured on it.
+type Device<'a> = (&'a str, &'a dyn Backend, &'a [(&'a str, Precision)]);
+
+fn ours(folder: &Path, devices: &[Device<'_>], bench: &mut Bench) -> Result<OurEncoders> {
     let mut out = Vec::new();
     let open = |precision, backend: &dyn Backend| -> Result<_> {
         Ok(Rc::new(RefCell::new(ModelFiles::open_with(folder, precision)?.load(backend)?)))
     };
-    for (device, backend) in devices {
-        for (name, precision) in PRECISIONS {
+    for (device, backend, precisions) in devices {
+        for &(name, precision) in *precisions {
             bench.say(&format!("loading in {name} on the {device}"));
             let name = if *device == "CPU" { format!("ours {name}") } else { format!("ours {name} on the {device}") };
             out.push((name, Kind::Ours, open(precision, *backend)?));
@@ -275,10 +281,54 @@ fn ours(folder: &Path, devices: &[(&str, &dyn Backend)], bench: &mut Bench) -> R
         let encoder = open(Precision::BF16, &Cpu::with_math(Math::BF16))?;
         out.push(("ours bf16 products".into(), Kind::Ours, encoder));
     }
-    if let Some((_, cpu)) = devices.first() {
+    if let Some((_, cpu, _)) = devices.first() {
         out.insert(1, ("ours f32 again".into(), Kind::Again, open(Precision::F32, *cpu)?));
     }
     Ok(out)
+}
+
+/// Runs whose kernels are timed, in a row.
+const PROFILED: u32 = 3;
+
+/// An encoder on a GPU whose kernels are timed.
+struct Profiled<'a> {
+    roof: &'a Roof,
+    encoder: Encoder,
+    account: Account,
+    precision: &'static str,
+}
+
+impl Profiled<'_> {
+    /// Times the kernels of this work.
+    fn kernels(&mut self, bench: &mut Bench, work: &Work) -> Result<()> {
+        bench.say(&format!("{}: kernels", work.id));
+        // The first run compiles.
+        work.input.embed(&mut self.encoder)?;
+        self.account.take();
+        for _ in 0..PROFILED {
+            work.input.embed(&mut self.encoder)?;
+        }
+        let (id, title) = (format!("{}-{}", work.id, self.precision), format!("{}, {}", work.title, self.precision));
+        bench.kernels(KernelTable::new(id, title, self.roof.clone(), &self.account.take(), PROFILED));
+        Ok(())
+    }
+}
+
+/// On every GPU, with weights in the type of its activations.
+fn profiled<'a>(
+    folder: &Path,
+    gpus: impl Iterator<Item = (&'a Gpu, &'a Roof)>,
+    bench: &Bench,
+) -> Result<Vec<Profiled<'a>>> {
+    let open = |(gpu, roof): (&'a Gpu, &'a Roof)| {
+        let half = gpu.activations() == Activations::F16;
+        let (precision, held) = if half { ("f16", Precision::F16) } else { ("f32", Precision::F32) };
+        bench.say(&format!("loading in {precision} to time kernels"));
+        let meter = Meter::new(gpu);
+        let encoder = ModelFiles::open_with(folder, held)?.load(&meter)?;
+        Ok(Profiled { roof, encoder, account: meter.account(), precision })
+    };
+    gpus.map(open).collect()
 }
 
 /// Runs the tables of the encoders.
@@ -291,15 +341,23 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         recipes.extend([("clip-l14", CLIP_L14), ("siglip-so400m", SIGLIP_SO400M)]);
     }
     let workers = bench.start_peers();
-    let gpu = bench.gpu()?;
+    let gpus = bench.gpus()?;
     let cpu = Cpu::new();
-    let mut devices: Vec<(&str, &dyn Backend)> = vec![("CPU", &cpu)];
-    devices.extend(gpu.as_ref().map(|gpu| ("GPU", gpu as &dyn Backend)));
+    let mut devices: Vec<Device<'_>> = vec![("CPU", &cpu, &PRECISIONS)];
+    // The second holds activations in f16.
+    let settings: [(&str, &[_]); 2] = [("GPU", &PRECISIONS), ("GPU, activations in f16", &PRECISIONS[2..])];
+    devices.extend(gpus.iter().zip(settings).map(|(gpu, (name, all))| (name, gpu as &dyn Backend, all)));
+    let mut roofs = Vec::new();
+    for gpu in &gpus {
+        bench.say(&format!("measuring {}", gpu.name()));
+        roofs.push(Roof::of(gpu)?);
+    }
     for (short, recipe) in recipes {
         if bench.stopped() || !bench.any_wanted(&["images-8", "image-1", "texts-50"].map(|w| format!("{short}-{w}"))) {
             continue;
         }
         let folder = bench.checkpoint(&recipe)?;
+        let mut profiled = profiled(&folder, gpus.iter().zip(&roofs), bench)?;
         let encoders = ours(&folder, &devices, bench)?;
         let mut able = Vec::new();
         for (name, worker) in &workers {
@@ -315,6 +373,9 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         for work in works.into_iter().map(Rc::new) {
             if bench.wanted(&work.id) && !bench.stopped() {
                 table(bench, &work, &encoders, &able)?;
+                for one in &mut profiled {
+                    one.kernels(bench, &work)?;
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Which adapter: the best that opens, and what was wrong with the others.
 
-use mils_shaders::{Binding, Kernel, MOST_WORKGROUP_MEMORY};
+use crate::cooperative::{self, Use};
+use mils_shaders::{Binding, Cooperative, Kernel, MOST_WORKGROUP_MEMORY};
 use std::fmt;
 use wgpu::{AdapterInfo, Backends, DeviceType, DownlevelFlags, Features, Limits};
 
@@ -136,6 +137,9 @@ impl Adapter {
     fn new(info: &AdapterInfo, adapter: &wgpu::Adapter, verdict: Verdict) -> Self {
         let limits = adapter.limits();
         let used = adapter.features() & FEATURES;
+        let mut features: Vec<String> = used.iter_names().map(|(name, _)| name.to_lowercase()).collect();
+        let matrices = cooperative::of(Use::On, info, adapter);
+        features.extend(matrices.map(|c| format!("cooperative_matrix_{0}x{0}", c.side)));
         Self {
             name: info.name.clone(),
             api: format!("{:?}", info.backend),
@@ -147,7 +151,7 @@ impl Adapter {
                 workgroup_memory: limits.max_compute_workgroup_storage_size,
                 workgroup_threads: limits.max_compute_invocations_per_workgroup,
             },
-            features: used.iter_names().map(|(name, _)| name.to_lowercase()).collect(),
+            features,
             verdict,
         }
     }
@@ -170,7 +174,8 @@ impl Adapters {
     pub fn list() -> Self {
         let wanted = Wanted::by_environment();
         let tried = ranked(enumerate(), &wanted).into_iter().map(|candidate| {
-            let verdict = candidate.attempt(request).err().unwrap_or(Verdict::Opens);
+            let verdict =
+                candidate.attempt(|info, adapter| request(info, adapter, Use::Off)).err().unwrap_or(Verdict::Opens);
             Adapter::new(&candidate.info, &candidate.adapter, verdict)
         });
         Self { all: tried.collect(), wanted }
@@ -218,12 +223,14 @@ pub(crate) struct Opened {
     pub(crate) queue: wgpu::Queue,
     pub(crate) limits: Limits,
     pub(crate) info: AdapterInfo,
+    /// Cooperative matrices that it can use.
+    pub(crate) cooperative: Option<Cooperative>,
 }
 
 /// Opens the best adapter that gives a device.
-pub(crate) fn open() -> Result<Opened, GpuError> {
+pub(crate) fn open(matrices: Use) -> Result<Opened, GpuError> {
     let wanted = Wanted::by_environment();
-    first_that_opens(ranked(enumerate(), &wanted), &wanted, request)
+    first_that_opens(ranked(enumerate(), &wanted), &wanted, |info, adapter| request(info, adapter, matrices))
 }
 
 pub(crate) fn name(info: &AdapterInfo) -> String {
@@ -294,20 +301,30 @@ fn none_opens(tried: Vec<(String, Verdict)>, wanted: &Wanted) -> GpuError {
     GpuError::Refused(tried.into_iter().filter_map(refusal).collect())
 }
 
-fn request(info: &AdapterInfo, adapter: &wgpu::Adapter) -> Result<Opened, String> {
+#[expect(unsafe_code, reason = "wgpu's cooperative matrices are experimental")]
+fn request(info: &AdapterInfo, adapter: &wgpu::Adapter, matrices: Use) -> Result<Opened, String> {
     let limits = adapter.limits();
     if let Some(lack) = lack(adapter.get_downlevel_capabilities().flags, &limits) {
         return Err(lack);
     }
+    let cooperative = cooperative::of(matrices, info, adapter);
+    let (more, experimental_features) = match cooperative {
+        // SAFETY: what may be undefined is our own use of them: one kernel, which keeps to what their specification asks
+        // (whole matrices, uniform control flow, sizes that the adapter reports), and whose results are looked at before
+        // it is used.
+        Some(_) => (cooperative::FEATURES, unsafe { wgpu::ExperimentalFeatures::enabled() }),
+        None => (Features::empty(), wgpu::ExperimentalFeatures::disabled()),
+    };
     let asked = adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("mils"),
-        required_features: adapter.features() & FEATURES,
+        required_features: adapter.features() & FEATURES | more,
         required_limits: limits.clone(),
+        experimental_features,
         memory_hints: wgpu::MemoryHints::Performance,
         ..wgpu::DeviceDescriptor::default()
     });
     let (device, queue) = pollster::block_on(asked).map_err(|e| crate::fault::one_line(&e.to_string()))?;
-    Ok(Opened { device, queue, limits, info: info.clone() })
+    Ok(Opened { device, queue, limits, info: info.clone(), cooperative })
 }
 
 /// What an adapter lacks to run the kernels.
@@ -414,7 +431,7 @@ mod tests {
             return;
         }
         let adapters = Adapters::list();
-        match (adapters.chosen(), open()) {
+        match (adapters.chosen(), open(Use::Off)) {
             (Ok(listed), Ok(opened)) => assert_eq!(listed.full_name(), name(&opened.info)),
             (Err(listed), Err(opened)) => assert_eq!(listed, opened),
             (listed, opened) => panic!("{listed:?}, but {:?}", opened.map(|o| o.info)),

@@ -1,7 +1,7 @@
 //! Which variant of a kernel, by the sizes of a problem and what kind of device it is.
 
 use crate::AdapterKind;
-use mils_shaders::{ATTENTION, Attention, Kernel, Tile};
+use mils_shaders::{ATTENTION, Attention, Cooperative, Kernel, Tile};
 use std::time::Duration;
 
 /// What decides how a problem is cut, of a device. wgpu tells no number of cores.
@@ -48,9 +48,18 @@ impl Class {
 /// as many rounds as it needs for all workgroups, and at least one.
 ///
 /// What is not a whole number of quads takes the kernel that reads single elements.
-pub(crate) fn tile(m: usize, n: usize, k: usize, class: Class) -> Tile {
+///
+/// `cooperative` is given where the device has such matrices and both factors are of f16. They multiply so much faster
+/// that half a block of rows is worth a whole one; with fewer rows the product waits for its weights in any case. (A guess:
+/// no device that has them was at hand.)
+pub(crate) fn tile(m: usize, n: usize, k: usize, class: Class, cooperative: Option<Cooperative>) -> Tile {
     if !n.is_multiple_of(4) || !k.is_multiple_of(4) {
         return Tile::Any;
+    }
+    if let Some(c) = cooperative
+        && m >= 2 * c.side as usize
+    {
+        return Tile::Cooperative(c);
     }
     let time = |tile: Tile| {
         let [rows, columns] = tile.block().map(|side| side as usize);
@@ -94,7 +103,7 @@ mod tests {
 
     #[test]
     fn products_are_cut_to_fill_the_device() {
-        let on = |class| move |m, n, k| tile(m, n, k, class);
+        let on = |class| move |m, n, k| tile(m, n, k, class, None);
         let large = on(Class::Large);
         // One row, a pooled batch, a short text: too little for large blocks.
         assert_eq!([large(1, 512, 512), large(8, 768, 768), large(50, 2048, 512)], [Tile::Small; 3]);
@@ -109,8 +118,16 @@ mod tests {
         assert_eq!((software(8, 768, 768), software(400, 768, 768)), (Tile::Small, Tile::Large));
         // Whatever the device, the sizes decide whether quads can be read.
         for class in [Class::Large, Class::Small, Class::Software] {
-            assert_eq!([tile(400, 770, 768, class), tile(400, 768, 770, class)], [Tile::Any; 2]);
+            assert_eq!([tile(400, 770, 768, class, None), tile(400, 768, 770, class, None)], [Tile::Any; 2]);
         }
+    }
+
+    #[test]
+    fn cooperative_matrices_take_what_has_rows_for_them() {
+        let c = Cooperative { side: 16, subgroup: 32 };
+        let of = |m, n, k| tile(m, n, k, Class::Large, Some(c));
+        assert_eq!([of(400, 768, 768), of(32, 768, 768)], [Tile::Cooperative(c); 2]);
+        assert_eq!([of(31, 768, 768), of(400, 770, 768)], [Tile::Small, Tile::Any]);
     }
 
     #[test]

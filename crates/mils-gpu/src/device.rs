@@ -3,11 +3,12 @@
 use crate::adapter::{self, AdapterKind, GpuError, Opened};
 use crate::cache::Cache;
 use crate::choose::Class;
+use crate::cooperative::{self, Use};
 use crate::fault::Faults;
 use crate::program::GpuWeights;
 use crate::weights::upload;
 use mils_graph::{Backend, BackendError, HostTensor, WeightSet, check_weights};
-use mils_shaders::{Binding, Element, Kernel};
+use mils_shaders::{Binding, Cooperative, Element, Kernel};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) class: Class,
     /// How activations lie.
     pub(crate) element: Element,
+    /// Cooperative matrices that products use.
+    pub(crate) cooperative: Option<Cooperative>,
     pub(crate) faults: Faults,
     pipelines: Mutex<HashMap<Kernel, Pipeline>>,
     cache: Option<Cache>,
@@ -78,17 +81,39 @@ impl Gpu {
     /// As [`Gpu::open`], with activations held like this where the adapter can do it, and in f32 where it cannot:
     /// [`Gpu::activations`] tells.
     ///
+    /// In f16, products are computed on cooperative matrices (NVIDIA's tensor cores and their like) where the adapter has
+    /// a kind that fits, it is no software driver, and a product that is tried out on them is right. `MILS_COOPERATIVE` is
+    /// `off` to do without, or `on` to use a software driver's too.
+    ///
     /// # Errors
     /// As [`Gpu::open`].
     pub fn open_with(activations: Activations) -> Result<Self, GpuError> {
-        let Opened { device, queue, limits, info } = adapter::open()?;
+        Self::open_as(activations, Use::by_environment())
+    }
+
+    pub(crate) fn open_as(activations: Activations, matrices: Use) -> Result<Self, GpuError> {
+        // Products in f32 have no use for them: their factors would be rounded.
+        let matrices = if activations == Activations::F16 { matrices } else { Use::Off };
+        let Opened { device, queue, limits, info, cooperative } = adapter::open(matrices)?;
         let class = Class::of(AdapterKind::of(&info));
         let faults = Faults::watch(&device, class.patience());
         let cache = Cache::open(&device, &info);
         let has_f16 = device.features().contains(wgpu::Features::SHADER_F16);
         let element = if has_f16 { activations.element() } else { Element::F32 };
+        let cooperative = cooperative.filter(|_| has_f16);
         let pipelines = Mutex::default();
-        Ok(Self { shared: Arc::new(Shared { device, queue, limits, class, element, faults, pipelines, cache }), info })
+        let shared = Shared { device, queue, limits, class, element, cooperative, faults, pipelines, cache };
+        let gpu = Self { shared: Arc::new(shared), info };
+        if cooperative.is_some() && !cooperative::works(&gpu) {
+            // The device may have been lost on the way.
+            return Self::open_as(activations, Use::Off);
+        }
+        Ok(gpu)
+    }
+
+    /// The cooperative matrices that products are computed on, if any.
+    pub fn cooperative(&self) -> Option<Cooperative> {
+        self.shared.cooperative
     }
 
     /// How activations are held.
@@ -99,9 +124,14 @@ impl Gpu {
         }
     }
 
+    /// What it is.
+    pub fn kind(&self) -> AdapterKind {
+        AdapterKind::of(&self.info)
+    }
+
     /// Whether this is a driver that computes on the CPU.
     pub fn is_software(&self) -> bool {
-        self.info.device_type == wgpu::DeviceType::Cpu
+        self.kind() == AdapterKind::Software
     }
 }
 
@@ -215,10 +245,16 @@ impl Shared {
     }
 
     fn compile(&self, kernel: Kernel) -> Pipeline {
-        let label = format!("{kernel:?}");
-        let module = self.module(&label, &kernel.source(self.element));
+        // What is probed does not depend on how activations lie.
+        let element = if let Kernel::Probe(p) = kernel { p.element() } else { self.element };
+        self.compile_source(&format!("{kernel:?}"), &kernel.source(element), kernel.interface(element).bindings)
+    }
+
+    /// WGSL of ours with the entry point `main`.
+    pub(crate) fn compile_source(&self, label: &str, source: &str, bindings: &[Binding]) -> Pipeline {
+        let module = self.module(label, source);
         let entries: Vec<wgpu::BindGroupLayoutEntry> = (0..)
-            .zip(kernel.interface(self.element).bindings)
+            .zip(bindings)
             .map(|(binding, kind)| wgpu::BindGroupLayoutEntry {
                 binding,
                 visibility: wgpu::ShaderStages::COMPUTE,
@@ -236,14 +272,14 @@ impl Shared {
             .collect();
         let layout = self
             .device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries });
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(&label),
+            label: Some(label),
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(&label),
+            label: Some(label),
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),

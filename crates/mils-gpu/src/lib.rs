@@ -9,7 +9,8 @@
 //!
 //! This crate is no general tensor library and no scheduler: it runs the ops of `mils-graph` in f32 on one device, one
 //! run after the other, and falls back to nothing. Weights in 16 bits stay so and are widened by the shaders, which
-//! needs no optional feature of the device.
+//! needs no optional feature of the device. On request activations are held in f16, and then products use cooperative
+//! matrices where there are such: [`Gpu::open_with`].
 //!
 //! ```no_run
 //! use mils_gpu::Gpu;
@@ -30,14 +31,19 @@
 mod adapter;
 mod cache;
 mod choose;
+mod cooperative;
 mod device;
 mod fault;
 mod lower;
+mod probe;
 mod profile;
 mod program;
+mod traffic;
 mod weights;
 mod work;
 
 pub use adapter::{Adapter, AdapterKind, AdapterLimits, Adapters, GpuError, Refusal, Verdict};
 pub use device::{Activations, Gpu};
-pub use work::count;
+pub use mils_shaders::Cooperative;
+pub use probe::Peaks;
+pub use work::{Setup, count};

@@ -2,8 +2,9 @@
 
 use crate::choose::{self, Class, MOST_HEAD_DIM};
 use crate::device::within;
+use crate::traffic;
 use mils_graph::{Activation, Attention, BackendError, Cost, DType, Graph, Linear, Node, Op, ValueId};
-use mils_shaders::{Activation as KernelActivation, Element, Gemm, Kernel, Stored};
+use mils_shaders::{Activation as KernelActivation, Cooperative, Element, Gemm, Kernel, Stored};
 
 /// What a graph is lowered for. Needs no device, so that what a run does can be counted without one.
 pub(crate) struct Target<'a> {
@@ -12,6 +13,8 @@ pub(crate) struct Target<'a> {
     pub(crate) most: u32,
     /// How activations lie.
     pub(crate) element: Element,
+    /// Cooperative matrices that products may use.
+    pub(crate) cooperative: Option<Cooperative>,
     /// How a weight lies, by its name. What is not known lies in one part, in f32.
     pub(crate) weights: &'a dyn Fn(&str) -> Option<Lie>,
 }
@@ -41,6 +44,8 @@ pub(crate) struct Dispatch {
     pub(crate) grid: [u32; 3],
     /// Arithmetic, and traffic if every operand is read once.
     pub(crate) cost: Cost,
+    /// Bytes that its threads load and store.
+    pub(crate) moved: u64,
 }
 
 /// A grid over `n` workgroups in two dimensions, at most `most` along the first, and its width.
@@ -93,6 +98,9 @@ pub(crate) fn lower(graph: &Graph, target: &Target<'_>) -> Result<Vec<(usize, Di
     let mut all = Vec::new();
     for node in 0..graph.nodes().len() {
         let mut dispatches = node_dispatches(graph, node, target)?;
+        for d in &mut dispatches {
+            d.moved = traffic::moved(d.kernel, &d.params, d.grid, target.element);
+        }
         // A table in parts is read once, by all of them together.
         if let Some(first) = dispatches.first_mut() {
             first.cost = graph.node_cost(node, |n| target.element_bytes(n));
@@ -179,12 +187,14 @@ fn gather(
 fn linear(graph: &Graph, elements: usize, op: Linear, target: &Target<'_>) -> Result<Dispatch, BackendError> {
     let (n, k) = (graph.shape(op.weight)[0], graph.shape(op.weight)[1]);
     let m = elements / n;
-    let tile = choose::tile(m, n, k, target.class);
+    let weight = target.stored(graph, op.weight);
+    let halves = target.element == Element::F16 && weight == Stored::F16;
+    let tile = choose::tile(m, n, k, target.class, target.cooperative.filter(|_| halves));
     let [rows, columns] = tile.block().map(|side| side as usize);
     let grid = [n.div_ceil(columns), m.div_ceil(rows), 1];
     let kernel = Kernel::Gemm(Gemm {
         tile,
-        weight: target.stored(graph, op.weight),
+        weight,
         bias: op.bias.is_some(),
         residual: op.residual.is_some(),
         activation: activation(op.activation),
@@ -220,7 +230,7 @@ fn dispatch(
     within(&format!("{kernel:?}, along one side of its grid,"), longest, u64::from(most), "workgroups")?;
     // Just checked against a u32.
     let reads = reads.into_iter().map(Read::Whole).collect();
-    Ok(Dispatch { kernel, params, reads, grid: grid.map(|g| g as u32), cost: Cost::default() })
+    Ok(Dispatch { kernel, params, reads, grid: grid.map(|g| g as u32), cost: Cost::default(), moved: 0 })
 }
 
 #[cfg(test)]
@@ -251,7 +261,8 @@ mod tests {
             let x = g.input("x", shape).unwrap();
             let out = op(&mut g, x);
             g.output(out);
-            let target = Target { class: Class::Large, most, element: Element::F32, weights: &|_| None };
+            let target =
+                Target { class: Class::Large, most, element: Element::F32, cooperative: None, weights: &|_| None };
             lower(&g, &target).map(|d| d[0].1.grid)
         };
         let normalize = |g: &mut Graph, x| g.l2_normalize(x).unwrap();

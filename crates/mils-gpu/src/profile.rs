@@ -1,7 +1,7 @@
 //! Times of kernels on the device: every dispatch in a pass of its own, with a timestamp before and after it.
 
-use crate::device::within;
-use crate::program::{GpuProgram, read_back};
+use crate::device::{Shared, within};
+use crate::program::{GpuProgram, Step, read_back};
 use mils_graph::{BackendError, HostTensor};
 
 /// What errors say was being done.
@@ -9,9 +9,25 @@ const TIMING: &str = "timing a graph";
 /// Bytes of a timestamp.
 const STAMP: u64 = 8;
 
+/// Whether a device has timestamps.
+pub(crate) fn has_timestamps(shared: &Shared) -> bool {
+    shared.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+}
+
 /// Runs a program once. Gives the seconds of every step; the outputs are copied for the read-back.
 pub(crate) fn seconds(program: &GpuProgram, inputs: &[HostTensor]) -> Result<Vec<f64>, BackendError> {
     let (shared, steps) = (&program.shared, &program.steps);
+    timed(shared, steps, || program.write(inputs), |encoder| program.copy_outputs(encoder))
+}
+
+/// Runs steps once, with something before they are recorded and something to record after them. Gives the seconds of
+/// every step, of a device that has timestamps.
+pub(crate) fn timed(
+    shared: &Shared,
+    steps: &[Step],
+    before: impl FnOnce(),
+    after: impl FnOnce(&mut wgpu::CommandEncoder),
+) -> Result<Vec<f64>, BackendError> {
     within("a timed run", steps.len() as u64 * 2, u64::from(wgpu::QUERY_SET_MAX_QUERIES), "timestamps")?;
     // Just checked against a u32.
     let count = steps.len() as u32 * 2;
@@ -29,8 +45,8 @@ pub(crate) fn seconds(program: &GpuProgram, inputs: &[HostTensor]) -> Result<Vec
             ty: wgpu::QueryType::Timestamp,
             count,
         });
-        program.write(inputs);
-        let mut encoder = program.encoder();
+        before();
+        let mut encoder = shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         for (step, at) in steps.iter().zip((0..).step_by(2)) {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                 label: None,
@@ -44,7 +60,7 @@ pub(crate) fn seconds(program: &GpuProgram, inputs: &[HostTensor]) -> Result<Vec
         }
         encoder.resolve_query_set(&query_set, 0..count, &resolved, 0);
         encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
-        program.copy_outputs(&mut encoder);
+        after(&mut encoder);
         shared.queue.submit([encoder.finish()]);
         Ok(staging)
     })?;

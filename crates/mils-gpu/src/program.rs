@@ -26,10 +26,10 @@ const READING: &str = "reading back from the GPU";
 
 /// A dispatch as it is replayed.
 pub(crate) struct Step {
-    pipeline: wgpu::ComputePipeline,
-    bindings: wgpu::BindGroup,
-    offset: u32,
-    grid: [u32; 3],
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) bindings: wgpu::BindGroup,
+    pub(crate) offset: u32,
+    pub(crate) grid: [u32; 3],
 }
 
 /// A compiled graph: all that a run needs is made, and a run only records it.
@@ -97,6 +97,7 @@ impl GpuWeights {
             class: self.shared.class,
             most: self.shared.limits.max_compute_workgroups_per_dimension,
             element: self.shared.element,
+            cooperative: self.shared.cooperative,
             weights: &|name| self.weights.get(name).map(|held| held.lie.clone()),
         };
         let dispatches = lower(graph, &target)?;
@@ -283,7 +284,7 @@ impl Program for GpuProgram {
     }
 
     fn profile(&mut self, inputs: &[HostTensor]) -> Result<(Vec<HostTensor>, Work), BackendError> {
-        if self.steps.is_empty() || !self.shared.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+        if self.steps.is_empty() || !profile::has_timestamps(&self.shared) {
             return Ok((self.run(inputs)?, self.work()));
         }
         self.graph.check_inputs(inputs)?;

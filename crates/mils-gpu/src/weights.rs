@@ -113,6 +113,9 @@ pub(crate) fn upload(
             parts.push((parts.len() * most, data.len() / row));
             buffers.push(buffer);
         }
+        drop(all_bytes);
+        // The queue has its copy: what was mapped from a file need not stay in memory.
+        tensor.release();
         let (shape, given) = (tensor.shape().to_vec(), tensor.dtype());
         let lie = Lie { dtype: held_as(given, shared.element), parts };
         all.insert(name, Held { shape, given, lie, buffers });

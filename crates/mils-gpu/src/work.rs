@@ -5,7 +5,7 @@ use crate::lower::{Dispatch, Lie, Target, lower};
 use crate::weights::held_as;
 use crate::{Activations, AdapterKind};
 use mils_graph::{BackendError, DType, Graph, Op, Work};
-use mils_shaders::Kernel;
+use mils_shaders::{Cooperative, Kernel, Tile};
 use std::ops::Range;
 
 /// Dispatches of the first submit: the device begins while the rest is recorded.
@@ -27,8 +27,12 @@ pub(crate) fn name(kernel: Kernel) -> String {
     match kernel {
         Kernel::Gemm(g) => {
             let [rows, columns] = g.tile.block();
-            let quads = if g.tile == mils_shaders::Tile::Any { ", single elements" } else { "" };
-            format!("matrix product {rows} x {columns}{quads}")
+            let how = match g.tile {
+                Tile::Any => ", single elements",
+                Tile::Cooperative(_) => ", cooperative",
+                _ => "",
+            };
+            format!("matrix product {rows} x {columns}{how}")
         }
         Kernel::Attention(a) => format!("attention, {} queries", a.queries),
         Kernel::AttentionRow => "attention, one query".into(),
@@ -40,6 +44,7 @@ pub(crate) fn name(kernel: Kernel) -> String {
         Kernel::Patchify => "patchify".into(),
         Kernel::PrependToken => "prepend token".into(),
         Kernel::Rope => "rope".into(),
+        Kernel::Probe(_) => "probe".into(),
     }
 }
 
@@ -51,23 +56,31 @@ pub(crate) fn of(dispatches: &[Dispatch], seconds: Option<&[f64]>) -> Work {
             &name(d.kernel),
             d.grid.iter().map(|&g| u64::from(g)).product(),
             d.cost,
+            d.moved,
             seconds.and_then(|s| s.get(i).copied()),
         );
     }
     work
 }
 
-/// What a run of a graph does on an adapter of this kind, without one: as [`mils_graph::Program::work`] of a program that
-/// was compiled there. `weights` gives the type in which each weight comes, by name.
+/// A device, by what decides what is done on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// What it is.
+    pub kind: AdapterKind,
+    /// How it holds activations.
+    pub activations: Activations,
+    /// Cooperative matrices that it has; used where activations are in f16.
+    pub cooperative: Option<Cooperative>,
+}
+
+/// What a run of a graph does on a device, without one: as [`mils_graph::Program::work`] of a program that was compiled
+/// there. `weights` gives the type in which each weight comes, by name.
 ///
 /// # Errors
 /// If the graph is not sound or fits no device.
-pub fn count(
-    graph: &Graph,
-    kind: AdapterKind,
-    activations: Activations,
-    weights: impl Fn(&str) -> DType,
-) -> Result<Work, BackendError> {
+pub fn count(graph: &Graph, setup: Setup, weights: impl Fn(&str) -> DType) -> Result<Work, BackendError> {
+    let Setup { kind, activations, cooperative } = setup;
     let element = activations.element();
     let shapes: Vec<(&str, &[usize])> = graph
         .nodes()
@@ -80,7 +93,7 @@ pub fn count(
         let rows = shape(name)?.first().copied().unwrap_or(1);
         Some(Lie { dtype: held_as(weights(name), element), parts: vec![(0, rows)] })
     };
-    let target = Target { class: Class::of(kind), most: WORKGROUPS, element, weights: &lie };
+    let target = Target { class: Class::of(kind), most: WORKGROUPS, element, cooperative, weights: &lie };
     Ok(of(&lower(graph, &target)?.into_iter().map(|(_, dispatch)| dispatch).collect::<Vec<_>>(), None))
 }
 

@@ -25,6 +25,11 @@ static HALF: LazyLock<Option<Gpu>> = LazyLock::new(|| {
         eprintln!("{} has no f16: ACTIVATIONS IN F16 ARE NOT TESTED", gpu.name());
         return None;
     }
+    // On a software driver only with MILS_COOPERATIVE=on.
+    match gpu.cooperative() {
+        Some(matrices) => eprintln!("{}: products in f16 on {matrices:?}", gpu.name()),
+        None => eprintln!("{}: products in f16 without cooperative matrices", gpu.name()),
+    }
     Some(gpu)
 });
 

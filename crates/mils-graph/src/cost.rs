@@ -135,22 +135,30 @@ pub struct KernelWork {
     pub workgroups: u64,
     /// Arithmetic, and traffic if every operand is read once.
     pub cost: Cost,
+    /// Bytes that threads load from memory and store to it, as the kernel is written: an operand that several groups
+    /// read counts as often. Caches serve a part of it. 0 of a backend that does not say.
+    pub moved: u64,
     /// Seconds on the device, of a run that was timed.
     pub seconds: Option<f64>,
 }
 
 impl Work {
-    /// Adds a launch of a kernel, with its seconds if it was timed.
-    pub fn add(&mut self, kernel: &str, workgroups: u64, cost: Cost, seconds: Option<f64>) {
-        let at = self.kernels.binary_search_by(|k| k.kernel.as_str().cmp(kernel)).unwrap_or_else(|at| {
-            self.kernels.insert(at, KernelWork { kernel: kernel.to_owned(), ..KernelWork::default() });
+    /// Adds a launch of a kernel: its groups, its cost, the bytes that it moves, and its seconds if it was timed.
+    pub fn add(&mut self, kernel: &str, workgroups: u64, cost: Cost, moved: u64, seconds: Option<f64>) {
+        self.merge(&KernelWork { kernel: kernel.to_owned(), dispatches: 1, workgroups, cost, moved, seconds });
+    }
+
+    fn merge(&mut self, more: &KernelWork) {
+        let at = self.kernels.binary_search_by(|k| k.kernel.cmp(&more.kernel)).unwrap_or_else(|at| {
+            self.kernels.insert(at, KernelWork { kernel: more.kernel.clone(), ..KernelWork::default() });
             at
         });
         let of = &mut self.kernels[at];
-        of.dispatches += 1;
-        of.workgroups += workgroups;
-        of.cost += cost;
-        if let Some(more) = seconds {
+        of.dispatches += more.dispatches;
+        of.workgroups += more.workgroups;
+        of.cost += more.cost;
+        of.moved += more.moved;
+        if let Some(more) = more.seconds {
             *of.seconds.get_or_insert(0.0) += more;
         }
     }
@@ -165,6 +173,19 @@ impl Work {
         let mut total = Cost::default();
         self.kernels.iter().for_each(|k| total += k.cost);
         total
+    }
+
+    /// Bytes that all kernels move.
+    pub fn moved(&self) -> u64 {
+        self.kernels.iter().map(|k| k.moved).sum()
+    }
+}
+
+/// Both, one after the other.
+impl AddAssign<&Work> for Work {
+    fn add_assign(&mut self, other: &Work) {
+        self.submits += other.submits;
+        other.kernels.iter().for_each(|k| self.merge(k));
     }
 }
 
@@ -234,11 +255,17 @@ mod tests {
         let mut work = Work::default();
         let cost = Cost { flops: 10, read: 2, written: 1 };
         for (kernel, groups) in [("b", 4), ("a", 1), ("b", 3)] {
-            work.add(kernel, groups, cost, (kernel == "b").then_some(0.5));
+            work.add(kernel, groups, cost, 7, (kernel == "b").then_some(0.5));
         }
         let names: Vec<_> = work.kernels.iter().map(|k| (&k.kernel[..], k.dispatches, k.workgroups)).collect();
         assert_eq!(names, [("a", 1, 1), ("b", 2, 7)]);
         assert_eq!((work.kernels[0].seconds, work.kernels[1].seconds), (None, Some(1.0)));
         assert_eq!((work.dispatches(), work.cost().flops, work.cost().bytes()), (3, 30, 9));
+        assert_eq!(work.moved(), 21);
+        work.submits = 1;
+        let mut twice = work.clone();
+        twice += &work;
+        let of = |w: &Work| (w.submits, w.dispatches(), w.moved(), w.kernels[1].workgroups, w.kernels[1].seconds);
+        assert_eq!(of(&twice), (2, 6, 42, 14, Some(2.0)));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::machine::Machine;
 use super::{Kind, Measured, Row, Table};
+use crate::roofline::KernelTable;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ pub struct Report {
     pub peers: BTreeMap<String, BTreeMap<String, String>>,
     /// The measurements.
     pub tables: Vec<Table>,
+    /// Times of kernels on a GPU.
+    pub kernels: Vec<KernelTable>,
     /// Figures that are not times.
     pub facts: Vec<Fact>,
     /// What was left out, and why.
@@ -55,6 +58,7 @@ impl Report {
             gpu: None,
             peers: BTreeMap::new(),
             tables: vec![],
+            kernels: vec![],
             facts: vec![],
             interrupted: false,
         }
@@ -141,7 +145,7 @@ pub fn text(table: &Table) -> String {
 }
 
 /// Columns side by side: the first to the left, the others to the right.
-fn aligned(out: &mut String, lines: &[Vec<String>]) {
+pub(crate) fn aligned(out: &mut String, lines: &[Vec<String>]) {
     let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
     let width = |c: usize| lines.iter().filter_map(|l| l.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();

@@ -1,11 +1,14 @@
 //! Failures, limits and parts of weights, on a device.
 
 use super::*;
-use crate::Gpu;
+use crate::cooperative::Use;
 use crate::weights::upload;
+use crate::{Activations, Gpu};
 use half::{bf16, f16};
-use mils_graph::{Activation, Backend, Linear};
+use mils_graph::{Activation, Backend, Bytes, Linear};
 use mils_shaders::{Attention, Kernel};
+use std::ops::Range;
+use std::sync::Mutex;
 
 /// The GPU, unless it is to be left out. Not the one that mils-tests opens, which is of this crate without tests.
 fn gpu() -> Option<Gpu> {
@@ -177,6 +180,39 @@ fn tables_larger_than_a_binding_are_looked_up_in_parts() {
     }
 }
 
+/// A file in memory that writes down what is let go of it.
+struct Mapped(Vec<f32>, Mutex<Vec<Range<usize>>>);
+
+impl Bytes for Mapped {
+    fn all(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+
+    fn release(&self, range: Range<usize>) {
+        self.1.lock().unwrap().push(range);
+    }
+}
+
+#[test]
+fn weights_that_are_uploaded_are_let_go_of() {
+    let Some(gpu) = gpu() else { return };
+    let file = Arc::new(Mapped((0..40).map(|i| i as f32).collect(), Mutex::default()));
+    let bytes: Arc<dyn Bytes> = file.clone();
+    let table = HostTensor::shared(DType::F32, &[6, 3], &bytes, 16..88).unwrap();
+    assert!(table.is_lent());
+    let weights = gpu.load(named(&table)).unwrap();
+    assert_eq!(file.1.lock().unwrap().as_slice(), std::slice::from_ref(&(16..88)));
+    // What is on the device is the whole of it.
+    let mut g = Graph::new();
+    let table = g.weight("table", &[6, 3]).unwrap();
+    let ids = g.index_input("ids", &[2]).unwrap();
+    let rows = g.embedding(table, ids).unwrap();
+    g.output(rows);
+    let ids = HostTensor::u32(&[2], vec![5, 0]).unwrap();
+    let out = weights.compile(&g).unwrap().run(&[ids]).unwrap();
+    assert_eq!(out[0].as_f32().unwrap(), [19.0, 20.0, 21.0, 4.0, 5.0, 6.0]);
+}
+
 #[test]
 fn what_lies_in_parts_is_for_lookups_only() {
     let Some(gpu) = limited(|l| l.max_storage_buffer_binding_size = 100) else { return };
@@ -271,7 +307,7 @@ fn products_are_the_same_by_every_tile() {
     let mut tiles = std::collections::HashSet::new();
     for class in [Class::Large, Class::Small, Class::Software] {
         for (m, n, k) in [(5, 12, 8), (100, 204, 36), (400, 3072, 20)] {
-            if !tiles.insert(tile(m, n, k, class)) {
+            if !tiles.insert(tile(m, n, k, class, None)) {
                 continue;
             }
             let Some(mut gpu) = gpu() else { return };
@@ -306,6 +342,54 @@ fn products_are_the_same_by_every_tile() {
         }
     }
     assert_eq!(tiles.len(), 3, "{tiles:?}");
+}
+
+/// On cooperative matrices and without, with ends of blocks in every direction and every epilogue.
+#[test]
+fn products_are_the_same_on_cooperative_matrices() {
+    if mils_tests::skips_gpu() {
+        return;
+    }
+    let [with, without] = [Use::On, Use::Off].map(|u| Gpu::open_as(Activations::F16, u).unwrap());
+    let Some(matrices) = with.cooperative() else {
+        eprintln!("{} has none that fit: COOPERATIVE MATRICES ARE NOT TESTED", with.name());
+        return;
+    };
+    assert!(without.cooperative().is_none());
+    let data = |n: usize, by: usize| (0..n).map(|i| (i * by % 1999) as f32 / 999.0 - 1.0).collect::<Vec<_>>();
+    for (i, (m, n, k)) in [(32, 4, 4), (64, 64, 64), (65, 68, 36), (130, 100, 260)].into_iter().enumerate() {
+        for activation in [Activation::None, Activation::QuickGelu, Activation::Gelu, Activation::GeluTanh] {
+            for (bias, residual) in [(false, false), (true, false), (false, true), (true, true)] {
+                let mut g = Graph::new();
+                let x = g.input("x", &[m, k]).unwrap();
+                let r = g.input("r", &[m, n]).unwrap();
+                let weight = g.weight("w", &[n, k]).unwrap();
+                let b = g.weight("b", &[n]).unwrap();
+                let (bias, residual) = (bias.then_some(b), residual.then_some(r));
+                let y = g.linear(Linear { x, weight, bias, activation, residual }).unwrap();
+                g.output(y);
+                let inputs = [(m, k, 7919), (m, n, 6841)]
+                    .map(|(rows, width, by)| HostTensor::f32(&[rows, width], data(rows * width, by)).unwrap());
+                let weights = vec![
+                    ("w".to_owned(), HostTensor::f32(&[n, k], data(n * k, 7 + 2 * i)).unwrap()),
+                    ("b".to_owned(), HostTensor::f32(&[n], data(n, 17)).unwrap()),
+                ];
+                let [found, expected] = [&with, &without].map(|gpu| {
+                    let held = upload(&gpu.shared, weights.clone()).unwrap();
+                    let mut program = GpuWeights::new(Arc::clone(&gpu.shared), held).build(&g).unwrap();
+                    let used = program.dispatches[0].kernel.cooperative();
+                    assert_eq!(used, gpu.cooperative(), "the kernel that is meant is not run");
+                    program.run(&inputs).unwrap().swap_remove(0)
+                });
+                let (found, expected) = (found.as_f32().unwrap(), expected.as_f32().unwrap());
+                let scale = expected.iter().fold(1.0_f32, |m, v| m.max(v.abs()));
+                let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                // Sums of another order may round to the neighbouring f16.
+                let what = format!("{matrices:?}, {m} x {n} x {k}, {activation:?}, {bias:?}, {residual:?}");
+                assert!(worst <= 1e-3 * scale && found.iter().all(|v| v.is_finite()), "{what}: differs by {worst}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Features and embeddings of sounds, on both backends, against those of transformers' `ClapFeatureExtractor` and `ClapModel`
 //! (see ../conformance/README.md).
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use mils_encoder::{
     ClapEncoder, ClapFiles, Crops, Embeddings, Mels, ModelFiles, Padding, Precision, SoundEncoder, SoundFeatures,

@@ -181,7 +181,17 @@ impl AudioTower {
                 ));
             }
         }
-        Ok(())
+        within(&format!("{at}: the number of biases of attention"), self.biases(), 1 << 26)
+    }
+
+    /// Elements of the biases of all layers, which are many times those of the tables that they are made from.
+    fn biases(&self) -> usize {
+        let area = self.window * self.window;
+        let of = |step: Step| match step {
+            Step::Layer { stage, windows, .. } => windows.groups() * self.stages[stage].heads * area * area,
+            Step::Merge { .. } => 0,
+        };
+        self.steps().into_iter().map(of).sum()
     }
 }
 
@@ -257,6 +267,10 @@ pub(crate) mod tests {
             (AudioTower { stages: vec![], ..htsat() }, "number of stages is 0"),
             (AudioTower { patch: 0, ..htsat() }, "patch_size is 0"),
             (AudioTower { bands: 0, ..htsat() }, "num_mel_bins is 0"),
+            (
+                AudioTower { window: 64, patch: 1, stages: vec![Stage { layers: 2, heads: 4 }], ..htsat() },
+                "number of biases",
+            ),
             (AudioTower { fusion: Some(0), ..htsat() }, "aff_block_r"),
         ] {
             let error = tower.check().unwrap_err();

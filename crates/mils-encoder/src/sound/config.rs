@@ -133,6 +133,7 @@ fn features(json: &Value) -> Result<SoundFeatures, String> {
     within("hop_length", hop, 1 << 16)?;
     within("feature_size", bands, 1 << 10)?;
     let samples = seconds * sample_rate;
+    within("the number of samples of a window", samples, 1 << 24)?;
     if fft < 2 || fft / 2 >= samples {
         return Err(format!("fft_window_size is {fft}; a window of {seconds} s has {samples} samples"));
     }
@@ -151,6 +152,7 @@ fn features(json: &Value) -> Result<SoundFeatures, String> {
         "rand_trunc" => Truncation::Window,
         other => return Err(format!("truncation is `{other}`; expected fusion or rand_trunc")),
     };
+    within("the number of features of a window", (samples / hop + 1) * bands, 1 << 26)?;
     let sizes = Sizes { sample_rate, samples, fft, hop, bands, range };
     Ok(SoundFeatures::new(sizes, padding, truncation))
 }
@@ -239,6 +241,8 @@ mod tests {
             (json!({"sampling_rate": 0}), "sampling_rate is 0"),
             (json!({"hop_length": 0}), "hop_length is 0"),
             (json!({"max_length_s": 1_000_000}), "max_length_s"),
+            (json!({"max_length_s": 600}), "samples of a window is 28800000"),
+            (json!({"hop_length": 1, "feature_size": 1000}), "features of a window"),
             (json!({"fft_window_size": 1}), "fft_window_size is 1"),
             (json!({"sampling_rate": 100, "max_length_s": 1, "fft_window_size": 1024}), "has 100 samples"),
             (json!({"frequency_min": 20_000}), "from 20000 to 14000 Hz"),

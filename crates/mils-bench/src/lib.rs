@@ -23,4 +23,5 @@ pub mod quality;
 pub mod recombine;
 pub mod roofline;
 pub mod runs;
+pub mod sounds;
 pub mod stats;

@@ -165,12 +165,12 @@ impl ImageTower {
 }
 
 /// `Err` unless `value` is from 1 to `most`.
-fn within(name: &str, value: usize, most: usize) -> Result<(), String> {
+pub(crate) fn within(name: &str, value: usize, most: usize) -> Result<(), String> {
     if (1..=most).contains(&value) { Ok(()) } else { Err(format!("{name} is {value}; expected 1 to {most}")) }
 }
 
 impl Blocks {
-    fn check(&self, tower: &str) -> Result<(), String> {
+    pub(crate) fn check(&self, tower: &str) -> Result<(), String> {
         within(&format!("{tower}: the width"), self.width, 1 << 14)?;
         within(&format!("{tower}: the width of the MLP"), self.mlp, 1 << 17)?;
         within(&format!("{tower}: the number of layers"), self.layers, 256)?;

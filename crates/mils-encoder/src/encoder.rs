@@ -5,12 +5,12 @@ use crate::error::EncoderError;
 use crate::files::Scores;
 use crate::forward;
 use crate::positions::PositionGrid;
+use crate::programs::Programs;
 use crate::tokenizer::{TextTokenizer, Tokens};
-use mils_graph::{Graph, GraphError, HostTensor, Program, TensorError, WeightSet};
+use mils_graph::{Graph, GraphError, HostTensor, TensorError, WeightSet};
 use mils_media::{Pixels, Preprocess, RgbImage};
 use rayon::prelude::*;
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// L2-normalised embeddings, one row an input.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,16 +128,21 @@ pub trait DualEncoder {
     /// The model's own scores, 0 to 1, of texts with one image, by their cosines: probabilities that sum to 1 over
     /// these texts with [`Calibration::Softmax`], of each text by itself with [`Calibration::Sigmoid`].
     fn scores(&self, cosines: &[f32]) -> Vec<f32> {
-        let (scale, bias) = (f64::from(self.logit_scale()), f64::from(self.logit_bias()));
-        let logits = cosines.iter().map(|&c| f64::from(c) * scale + bias);
-        match self.calibration() {
-            Calibration::Sigmoid => logits.map(|l| (1.0 / (1.0 + (-l).exp())) as f32).collect(),
-            Calibration::Softmax => {
-                let largest = logits.clone().fold(f64::NEG_INFINITY, f64::max);
-                let powers: Vec<f64> = logits.map(|l| (l - largest).exp()).collect();
-                let total: f64 = powers.iter().sum();
-                powers.iter().map(|p| (p / total) as f32).collect()
-            }
+        calibrated(self.calibration(), self.logit_scale(), self.logit_bias(), cosines)
+    }
+}
+
+/// What a model makes of cosines; see [`DualEncoder::scores`].
+pub(crate) fn calibrated(calibration: Calibration, scale: f32, bias: f32, cosines: &[f32]) -> Vec<f32> {
+    let (scale, bias) = (f64::from(scale), f64::from(bias));
+    let logits = cosines.iter().map(|&c| f64::from(c) * scale + bias);
+    match calibration {
+        Calibration::Sigmoid => logits.map(|l| (1.0 / (1.0 + (-l).exp())) as f32).collect(),
+        Calibration::Softmax => {
+            let largest = logits.clone().fold(f64::NEG_INFINITY, f64::max);
+            let powers: Vec<f64> = logits.map(|l| (l - largest).exp()).collect();
+            let total: f64 = powers.iter().sum();
+            powers.iter().map(|p| (p / total) as f32).collect()
         }
     }
 }
@@ -157,14 +162,12 @@ enum Bucket {
 }
 
 /// Most rows of one run: enough to fill a device, and a bound on its memory.
-const MOST_TEXTS: usize = 64;
+pub(crate) const MOST_TEXTS: usize = 64;
 const MOST_IMAGES: usize = 16;
 /// Texts are padded to a multiple of this many tokens, so that shapes come again.
-const TOKEN_STEP: usize = 8;
+pub(crate) const TOKEN_STEP: usize = 8;
 /// Pictures of any size are padded to a multiple of this many patches.
 const PATCH_STEP: usize = 32;
-/// Programs that are kept; each holds its activations.
-const MOST_PROGRAMS: usize = 48;
 
 /// A model on a device.
 pub struct Encoder {
@@ -172,10 +175,9 @@ pub struct Encoder {
     arch: Architecture,
     preprocess: Preprocess,
     tokenizer: TextTokenizer,
-    weights: Box<dyn WeightSet>,
     positions: Option<PositionGrid>,
     scores: Scores,
-    programs: HashMap<Bucket, Box<dyn Program>>,
+    programs: Programs<Bucket>,
 }
 
 impl Encoder {
@@ -188,7 +190,7 @@ impl Encoder {
         positions: Option<PositionGrid>,
         scores: Scores,
     ) -> Self {
-        Self { name, arch, preprocess, tokenizer, weights, positions, scores, programs: HashMap::new() }
+        Self { name, arch, preprocess, tokenizer, positions, scores, programs: Programs::new(weights) }
     }
 
     /// What the model is made of.
@@ -261,26 +263,12 @@ impl Encoder {
 
     /// The embeddings, [rows, dim], of one run of the bucket's program, which is compiled where it is new.
     fn run(&mut self, bucket: Bucket, inputs: &[HostTensor]) -> Result<Vec<f32>, EncoderError> {
-        if self.programs.len() >= MOST_PROGRAMS && !self.programs.contains_key(&bucket) {
-            self.programs.clear();
-        }
-        let program = match self.programs.entry(bucket) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.weights.compile(&graph(&self.arch, bucket)?)?),
-        };
-        let out = program.run(inputs)?.into_iter().next().and_then(HostTensor::into_f32).unwrap_or_default();
         let (rows, tower) = match bucket {
             Bucket::Images { batch, .. } => (batch, "image"),
             Bucket::Texts { batch, .. } => (batch, "text"),
         };
-        let wanted = [rows, self.arch.dim];
-        if out.len() != wanted[0] * wanted[1] {
-            return Err(TensorError::Elements { shape: wanted.to_vec(), found: out.len() }.into());
-        }
-        if !out.iter().all(|v| v.is_finite()) {
-            return Err(EncoderError::NotFinite { model: self.name.clone(), tower });
-        }
-        Ok(out)
+        let Self { programs, arch, name, .. } = self;
+        programs.run(bucket, || graph(arch, bucket), inputs, [rows, arch.dim], (name, tower))
     }
 
     /// Which row of each picture is pooled, numbered over the batch: the class token's, or the one learnt query.
@@ -441,7 +429,7 @@ fn runs(mut n: usize, most: usize) -> Vec<usize> {
 }
 
 /// The rows in such runs.
-fn batches<T>(mut rows: &[T], most: usize) -> impl Iterator<Item = &[T]> {
+pub(crate) fn batches<T>(mut rows: &[T], most: usize) -> impl Iterator<Item = &[T]> {
     runs(rows.len(), most).into_iter().map(move |batch| {
         let (now, later) = rows.split_at(batch);
         rows = later;

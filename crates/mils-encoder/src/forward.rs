@@ -8,11 +8,11 @@ use crate::arch::{Architecture, Blocks, ImagePool, ImageSize, ImageTower, TextTo
 use mils_graph::{Activation, Attention, Graph, GraphError, Linear, ValueId};
 
 /// A graph under construction; weights are named `image.…` and `text.…`.
-struct Builder {
-    g: Graph,
+pub(crate) struct Builder {
+    pub(crate) g: Graph,
 }
 
-type Built = Result<ValueId, GraphError>;
+pub(crate) type Built = Result<ValueId, GraphError>;
 
 /// What the blocks of a tower have in common.
 struct Stack<'a> {
@@ -37,11 +37,11 @@ struct Pooled {
 }
 
 impl Builder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { g: Graph::new() }
     }
 
-    fn layer_norm(&mut self, name: &str, x: ValueId, eps: f32) -> Built {
+    pub(crate) fn layer_norm(&mut self, name: &str, x: ValueId, eps: f32) -> Built {
         let d = [self.g.node(x).width()];
         let gamma = self.g.weight(&format!("{name}.weight"), &d)?;
         let beta = self.g.weight(&format!("{name}.bias"), &d)?;
@@ -49,7 +49,7 @@ impl Builder {
     }
 
     /// A linear layer without activation.
-    fn project(&mut self, name: &str, x: ValueId, out: usize, bias: bool) -> Built {
+    pub(crate) fn project(&mut self, name: &str, x: ValueId, out: usize, bias: bool) -> Built {
         if bias {
             return self.linear(name, x, out, Activation::None, None);
         }
@@ -57,7 +57,7 @@ impl Builder {
         self.g.linear(Linear { x, weight, bias: None, activation: Activation::None, residual: None })
     }
 
-    fn linear(
+    pub(crate) fn linear(
         &mut self,
         name: &str,
         x: ValueId,
@@ -127,7 +127,7 @@ impl Builder {
     }
 
     /// Rows of x [batch, tokens, d], numbered over batch · tokens.
-    fn rows(&mut self, x: ValueId, rows: ValueId) -> Built {
+    pub(crate) fn rows(&mut self, x: ValueId, rows: ValueId) -> Built {
         let shape = self.g.shape(x).to_vec();
         let flat = self.g.reshape(x, &[shape[0] * shape[1], shape[2]])?;
         self.g.gather_rows(flat, rows)
@@ -159,7 +159,7 @@ impl Builder {
     }
 
     /// Scaled to length 1, as the output.
-    fn finish(mut self, x: ValueId) -> Result<Graph, GraphError> {
+    pub(crate) fn finish(mut self, x: ValueId) -> Result<Graph, GraphError> {
         let normal = self.g.l2_normalize(x)?;
         self.g.output(normal);
         Ok(self.g)

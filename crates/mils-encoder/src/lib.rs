@@ -1,7 +1,10 @@
-//! Encoders of the CLIP family from the files that the hub ships: images and texts to embeddings in one space.
+//! Encoders of the CLIP family from the files that the hub ships: images, sounds and texts to embeddings in one space.
 //!
 //! CLIP and everything that is one by its files (OpenAI, LAION, DFN, MetaCLIP, PickScore), SigLIP, SigLIP 2 (NaFlex
 //! too) and Perception Encoder core, in the layouts of transformers and of open_clip.
+//!
+//! Sounds are CLAP's: [`ClapFiles`] opens such a folder, which [`hears_sounds`] tells, and [`ClapEncoder`] embeds samples and
+//! texts.
 //!
 //! [`ModelFiles::open`] reads and checks a checkpoint folder and tells by its files what it is; [`ModelFiles::load`]
 //! puts its weights on a backend; the resulting [`Encoder`] embeds. The forward pass is written once, as a
@@ -30,6 +33,8 @@ mod files;
 mod forward;
 mod layout;
 mod positions;
+mod programs;
+mod sound;
 mod tensors;
 mod tokenizer;
 mod weights;
@@ -40,4 +45,8 @@ pub use arch::{
 pub use encoder::{DualEncoder, Embeddings, Encoder};
 pub use error::EncoderError;
 pub use files::ModelFiles;
+pub use sound::{
+    AudioTower, ClapEncoder, ClapFiles, Crops, Mels, Padding, RobertaTower, SoundArchitecture, SoundEncoder,
+    SoundFeatures, Stage, Truncation, hears_sounds,
+};
 pub use weights::Precision;

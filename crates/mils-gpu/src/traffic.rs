@@ -26,6 +26,14 @@ pub(crate) fn accesses(kernel: Kernel, params: &[u32], grid: [u32; 3]) -> Vec<u6
                 all * queries * quads,
             ]
         }
+        Kernel::AttentionBias(_) => {
+            let (queries, keys, head_dim) = (p(0), p(1), p(3));
+            let [blocks, heads, batch] = grid.map(u64::from);
+            // A thread a query, and as many beyond the last one as fill the block.
+            let (groups, threads) = (blocks * heads * batch, 64 * blocks * heads * batch);
+            let read = groups * keys * head_dim;
+            vec![threads * head_dim, read, read, threads * keys, heads * batch * queries * head_dim]
+        }
         Kernel::AttentionRow => {
             let (queries, head_dim, bounded) = (p(0), p(3), p(6));
             let all = u64::from(grid[1]) * u64::from(grid[2]);
@@ -44,6 +52,11 @@ pub(crate) fn accesses(kernel: Kernel, params: &[u32], grid: [u32; 3]) -> Vec<u6
             let found = if p(3) == 0 { elements } else { 0 };
             vec![found, elements, found]
         }
+        Kernel::MeanRows => {
+            let (tokens, width, batch) = (p(0), p(1), u64::from(grid[1]));
+            vec![batch * tokens * width, batch * width]
+        }
+        Kernel::Blend => vec![elements; 5],
         Kernel::Add => vec![elements; 3],
         Kernel::Activation(_) | Kernel::Patchify => vec![elements; 2],
         Kernel::PrependToken => {

@@ -45,6 +45,9 @@ pub(crate) fn name(kernel: Kernel) -> String {
         Kernel::PrependToken => "prepend token".into(),
         Kernel::Rope => "rope".into(),
         Kernel::Probe(_) => "probe".into(),
+        Kernel::AttentionBias(_) => "attention with bias".into(),
+        Kernel::MeanRows => "mean of rows".into(),
+        Kernel::Blend => "blend".into(),
     }
 }
 

@@ -5,7 +5,7 @@ mod hugging_face;
 mod open_clip;
 mod processor;
 
-pub(crate) use fields::read_json;
+pub(crate) use fields::{Fields, activation, as_count, read_json};
 
 use crate::EncoderError;
 use crate::arch::{Architecture, ImageSize};

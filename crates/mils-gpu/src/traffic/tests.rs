@@ -7,7 +7,7 @@ use crate::cooperative::Use;
 use crate::lower::{Dispatch, Target, lower};
 use crate::program::read_back;
 use crate::{Activations, Gpu};
-use mils_graph::{Activation, Attention, DType, Graph, Linear, ValueId};
+use mils_graph::{Activation, Attention, BiasedAttention, DType, Graph, Linear, ValueId};
 use mils_shaders::Binding;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -194,6 +194,22 @@ fn attention_accesses_what_is_counted() {
 }
 
 #[test]
+fn attention_with_a_bias_accesses_what_is_counted() {
+    for gpu in gpus() {
+        for (queries, keys, head_dim) in [(16, 16, 8), (70, 33, 24), (3, 130, 5)] {
+            let mut g = Graph::new();
+            let width = 2 * head_dim;
+            let q = g.input("q", &[4, queries, width]).unwrap();
+            let [k, v] = ["k", "v"].map(|name| g.input(name, &[4, keys, width]).unwrap());
+            let bias = g.input("bias", &[2, 2, queries, keys]).unwrap();
+            let y = g.biased_attention(BiasedAttention { q, k, v, bias, heads: 2, scale: 1.0 }).unwrap();
+            g.output(y);
+            agrees(&gpu, &g, DType::F32, 0);
+        }
+    }
+}
+
+#[test]
 fn all_else_accesses_what_is_counted() {
     for gpu in gpus() {
         let mut g = Graph::new();
@@ -212,8 +228,10 @@ fn all_else_accesses_what_is_counted() {
         let turned = g.input("turned", &[2, 9, 24]).unwrap();
         let [cos, sin] = ["cos", "sin"].map(|name| g.input(name, &[9, 12]).unwrap());
         let turned = g.rope(turned, cos, sin, 2).unwrap();
-        [patches, x, turned].into_iter().for_each(|id| g.output(id));
+        let shared = g.mean_rows(turned).unwrap();
+        let blended = g.blend([turned, turned], turned, shared).unwrap();
+        [patches, x, blended].into_iter().for_each(|id| g.output(id));
         let kernels = agrees(&gpu, &g, DType::F16, 0);
-        assert_eq!(kernels.len(), 8, "{kernels:?}");
+        assert_eq!(kernels.len(), 10, "{kernels:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! The two towers as graphs, over the tensors that [`crate::tensors`] names.
 //!
 //! Papers: CLIP arXiv 2103.00020, SigLIP arXiv 2303.15343, SigLIP 2 arXiv 2502.14786, Perception Encoder arXiv
-//! 2504.13181. References: `modeling_clip.py`, `modeling_siglip.py` and `modeling_siglip2.py` of transformers,
+//! 2504.13181, ViCLIP arXiv 2307.06942. References: `modeling_clip.py`, `modeling_siglip.py` and `modeling_siglip2.py` of transformers,
 //! `transformer.py` of open_clip, `eva.py` of timm.
 
 use crate::arch::{Architecture, Blocks, ImagePool, ImageSize, ImageTower, TextTower};
@@ -194,7 +194,7 @@ pub(crate) fn text(arch: &Architecture, batch: usize, tokens: usize) -> Result<G
 }
 
 /// The image tower. Output: [batch, dim], length 1. Inputs with pictures of one size: pixels f32
-/// [batch, 3, height, width]; rows u32 [batch], where in [batch · tokens] each class token is, or zeros where there is
+/// [batch · frames, 3, height, width], a video's frames one after the other; rows u32 [batch], where in [batch · tokens] each class token is, or zeros where there is
 /// attention pooling. With pictures of any size (`patches` of them, padded): patches f32 [batch, patches, patch ·
 /// patch · 3], channels last; positions f32 [batch, patches, width]; lengths u32 [batch]; rows.
 pub(crate) fn image(arch: &Architecture, batch: usize, patches: usize) -> Result<Graph, GraphError> {
@@ -204,8 +204,9 @@ pub(crate) fn image(arch: &Architecture, batch: usize, patches: usize) -> Result
     let mut b = Builder::new();
     let (mut x, positions, lengths) = match tower.size {
         ImageSize::Fixed { height, width } => {
-            let pixels = b.g.input("pixels", &[batch, 3, height, width])?;
+            let pixels = b.g.input("pixels", &[batch * tower.frames, 3, height, width])?;
             let x = b.g.patchify(pixels, p)?;
+            let x = b.g.reshape(x, &[batch, tower.frames * tower.most_patches(), 3 * p * p])?;
             let positions = b.g.weight("image.positions", &[tower.most_tokens(), d])?;
             (x, positions, None)
         }

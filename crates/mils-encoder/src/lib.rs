@@ -1,7 +1,8 @@
 //! Encoders of the CLIP family from the files that the hub ships: images and texts to embeddings in one space.
 //!
 //! CLIP and everything that is one by its files (OpenAI, LAION, DFN, MetaCLIP, PickScore), SigLIP, SigLIP 2 (NaFlex
-//! too) and Perception Encoder core, in the layouts of transformers and of open_clip.
+//! too) and Perception Encoder core, in the layouts of transformers and of open_clip; and ViCLIP, a CLIP of videos.
+//! Videos are embedded by any of them ([`DualEncoder::embed_videos`]).
 //!
 //! [`ModelFiles::open`] reads and checks a checkpoint folder and tells by its files what it is; [`ModelFiles::load`]
 //! puts its weights on a backend; the resulting [`Encoder`] embeds. The forward pass is written once, as a
@@ -32,6 +33,7 @@ mod layout;
 mod positions;
 mod tensors;
 mod tokenizer;
+mod video;
 mod weights;
 
 pub use arch::{

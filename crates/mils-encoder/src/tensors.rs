@@ -104,6 +104,12 @@ impl Tensor {
         Source { view: View::Transposed, ..source }
     }
 
+    /// A convolution over frames too, of one frame's depth: its weight [out, 3, 1, p, p], of which this is the matrix.
+    pub(crate) fn convolution_of_frames(&self, name: impl Into<String>, patch: usize) -> Source {
+        let shape = vec![self.shape[0], 3, 1, patch, patch];
+        Source { name: name.into(), shape, view: View::Whole }
+    }
+
     /// A convolution's weight [out, 3, p, p], of which this is the matrix.
     pub(crate) fn convolution(&self, name: impl Into<String>, patch: usize) -> Source {
         let shape = vec![self.shape[0], 3, patch, patch];
@@ -177,10 +183,13 @@ pub(crate) fn tensors(arch: &Architecture) -> Vec<Tensor> {
         list.vector("image.class", &[d]);
     }
     let positions = match image.size {
-        ImageSize::Fixed { .. } => image.most_tokens(),
+        ImageSize::Fixed { .. } => image.most_patches() + usize::from(image.class_token),
         ImageSize::Flexible { grid, .. } => grid * grid,
     };
     list.vector("image.positions", &[positions, d]);
+    if image.frames > 1 {
+        list.vector("image.frames", &[image.frames, d]);
+    }
     if image.norm_pre {
         list.norm("image.norm_pre", d);
     }

@@ -25,6 +25,11 @@ enum Family {
     Naflex,
 }
 
+/// Whether there is a config.json of a family that is read here.
+pub(crate) fn reads(path: &Path) -> Result<bool, EncoderError> {
+    Ok(path.exists() && family(&read_json(path)?).is_ok())
+}
+
 /// Reads config.json and the processor's file.
 pub(crate) fn describe(folder: &Path, path: &Path) -> Result<Description, EncoderError> {
     let fail = |problem: String| EncoderError::file(path, problem);
@@ -139,6 +144,7 @@ fn clip(json: &Value) -> Result<Architecture, String> {
     Ok(Architecture {
         image: ImageTower {
             blocks: blocks(&vision, [768, 3072, 12], "quick_gelu", 1e-5)?,
+            frames: 1,
             patch: patch(&vision, 32)?,
             size: ImageSize::Fixed { height, width },
             class_token: true,
@@ -185,6 +191,7 @@ fn siglip(json: &Value, naflex: bool) -> Result<Architecture, String> {
         dim: text.get("projection_size", blocks.width, "a whole number", as_count)?,
         image: ImageTower {
             blocks: image,
+            frames: 1,
             patch: patch(&vision, 16)?,
             size,
             class_token: false,

@@ -3,12 +3,12 @@
 use crate::arch::{Architecture, Calibration, ImageSize};
 use crate::encoder::Encoder;
 use crate::error::EncoderError;
+use crate::forward;
 use crate::layout::{Description, Names, ScaleName, describe};
+use crate::positions::{self, PositionGrid};
 use crate::tensors::{Source, Tensor, made, tensors};
 use crate::tokenizer::TextTokenizer;
 use crate::weights::{Checkpoint, Precision};
-use crate::forward;
-use crate::positions::{self, PositionGrid};
 use mils_graph::{Backend, HostTensor};
 use mils_media::Preprocess;
 use std::io::ErrorKind;

@@ -171,12 +171,12 @@ impl ImageTower {
 }
 
 /// `Err` unless `value` is from 1 to `most`.
-fn within(name: &str, value: usize, most: usize) -> Result<(), String> {
+pub(crate) fn within(name: &str, value: usize, most: usize) -> Result<(), String> {
     if (1..=most).contains(&value) { Ok(()) } else { Err(format!("{name} is {value}; expected 1 to {most}")) }
 }
 
 impl Blocks {
-    fn check(&self, tower: &str) -> Result<(), String> {
+    pub(crate) fn check(&self, tower: &str) -> Result<(), String> {
         within(&format!("{tower}: the width"), self.width, 1 << 14)?;
         within(&format!("{tower}: the width of the MLP"), self.mlp, 1 << 17)?;
         within(&format!("{tower}: the number of layers"), self.layers, 256)?;
@@ -193,6 +193,15 @@ fn heads(at: &str, heads: usize, width: usize) -> Result<(), String> {
     if width.is_multiple_of(heads) { Ok(()) } else { Err(format!("{at}: {heads} heads do not divide width {width}")) }
 }
 
+impl TextTower {
+    /// As [`Architecture::check`].
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.blocks.check("text tower")?;
+        within("text tower: the vocabulary", self.vocab, 1 << 22)?;
+        within("text tower: the number of positions", self.context, 1 << 14)
+    }
+}
+
 impl Architecture {
     /// Bounds that keep a damaged file from asking for absurd amounts of work or memory.
     ///
@@ -201,10 +210,8 @@ impl Architecture {
     pub(crate) fn check(&self) -> Result<(), String> {
         let (image, text) = (&self.image, &self.text);
         image.blocks.check("image tower")?;
-        text.blocks.check("text tower")?;
         within("the width of the shared space", self.dim, 1 << 14)?;
-        within("text tower: the vocabulary", text.vocab, 1 << 22)?;
-        within("text tower: the number of positions", text.context, 1 << 14)?;
+        text.check()?;
         match image.size {
             ImageSize::Fixed { height, width } => {
                 within("image tower: the image size", height.max(width), 1 << 12)?;

@@ -5,12 +5,12 @@ use crate::error::EncoderError;
 use crate::files::Scores;
 use crate::forward;
 use crate::positions::PositionGrid;
+use crate::programs::Programs;
 use crate::tokenizer::{TextTokenizer, Tokens};
-use crate::video;
-use mils_graph::{Graph, GraphError, HostTensor, Program, TensorError, WeightSet};
+use crate::{texts, video};
+use mils_graph::{Graph, GraphError, HostTensor, TensorError, WeightSet};
 use mils_media::{Pixels, Preprocess, RgbImage};
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// L2-normalised embeddings, one row an input.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,16 +119,21 @@ pub trait DualEncoder {
     /// The model's own scores, 0 to 1, of texts with one image, by their cosines: probabilities that sum to 1 over
     /// these texts with [`Calibration::Softmax`], of each text by itself with [`Calibration::Sigmoid`].
     fn scores(&self, cosines: &[f32]) -> Vec<f32> {
-        let (scale, bias) = (f64::from(self.logit_scale()), f64::from(self.logit_bias()));
-        let logits = cosines.iter().map(|&c| f64::from(c) * scale + bias);
-        match self.calibration() {
-            Calibration::Sigmoid => logits.map(|l| (1.0 / (1.0 + (-l).exp())) as f32).collect(),
-            Calibration::Softmax => {
-                let largest = logits.clone().fold(f64::NEG_INFINITY, f64::max);
-                let powers: Vec<f64> = logits.map(|l| (l - largest).exp()).collect();
-                let total: f64 = powers.iter().sum();
-                powers.iter().map(|p| (p / total) as f32).collect()
-            }
+        calibrated(self.calibration(), self.logit_scale(), self.logit_bias(), cosines)
+    }
+}
+
+/// What a model makes of cosines; see [`DualEncoder::scores`].
+pub(crate) fn calibrated(calibration: Calibration, scale: f32, bias: f32, cosines: &[f32]) -> Vec<f32> {
+    let (scale, bias) = (f64::from(scale), f64::from(bias));
+    let logits = cosines.iter().map(|&c| f64::from(c) * scale + bias);
+    match calibration {
+        Calibration::Sigmoid => logits.map(|l| (1.0 / (1.0 + (-l).exp())) as f32).collect(),
+        Calibration::Softmax => {
+            let largest = logits.clone().fold(f64::NEG_INFINITY, f64::max);
+            let powers: Vec<f64> = logits.map(|l| (l - largest).exp()).collect();
+            let total: f64 = powers.iter().sum();
+            powers.iter().map(|p| (p / total) as f32).collect()
         }
     }
 }
@@ -148,14 +153,12 @@ enum Bucket {
 }
 
 /// Most rows of one run: enough to fill a device, and a bound on its memory.
-const MOST_TEXTS: usize = 64;
+pub(crate) const MOST_TEXTS: usize = 64;
 const MOST_IMAGES: usize = 16;
 /// Texts are padded to a multiple of this many tokens, so that shapes come again.
-const TOKEN_STEP: usize = 8;
+pub(crate) const TOKEN_STEP: usize = 8;
 /// Pictures of any size are padded to a multiple of this many patches.
 const PATCH_STEP: usize = 32;
-/// Programs that are kept; each holds its activations.
-const MOST_PROGRAMS: usize = 48;
 
 /// A model on a device.
 pub struct Encoder {
@@ -163,10 +166,9 @@ pub struct Encoder {
     arch: Architecture,
     preprocess: Preprocess,
     tokenizer: TextTokenizer,
-    weights: Box<dyn WeightSet>,
     positions: Option<PositionGrid>,
     scores: Scores,
-    programs: HashMap<Bucket, Box<dyn Program>>,
+    programs: Programs<Bucket>,
 }
 
 impl Encoder {
@@ -179,7 +181,7 @@ impl Encoder {
         positions: Option<PositionGrid>,
         scores: Scores,
     ) -> Self {
-        Self { name, arch, preprocess, tokenizer, weights, positions, scores, programs: HashMap::new() }
+        Self { name, arch, preprocess, tokenizer, positions, scores, programs: Programs::new(weights) }
     }
 
     /// What the model is made of.
@@ -252,26 +254,12 @@ impl Encoder {
 
     /// The embeddings, [rows, dim], of one run of the bucket's program, which is compiled where it is new.
     fn run(&mut self, bucket: Bucket, inputs: &[HostTensor]) -> Result<Vec<f32>, EncoderError> {
-        if self.programs.len() >= MOST_PROGRAMS && !self.programs.contains_key(&bucket) {
-            self.programs.clear();
-        }
-        let program = match self.programs.entry(bucket) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.weights.compile(&graph(&self.arch, bucket)?)?),
-        };
-        let out = program.run(inputs)?.into_iter().next().and_then(HostTensor::into_f32).unwrap_or_default();
         let (rows, tower) = match bucket {
             Bucket::Images { batch, .. } => (batch, "image"),
             Bucket::Texts { batch, .. } => (batch, "text"),
         };
-        let wanted = [rows, self.arch.dim];
-        if out.len() != wanted[0] * wanted[1] {
-            return Err(TensorError::Elements { shape: wanted.to_vec(), found: out.len() }.into());
-        }
-        if !out.iter().all(|v| v.is_finite()) {
-            return Err(EncoderError::NotFinite { model: self.name.clone(), tower });
-        }
-        Ok(out)
+        let Self { programs, arch, name, .. } = self;
+        programs.run(bucket, || graph(arch, bucket), inputs, [rows, arch.dim], (name, tower))
     }
 
     /// Which row of each picture is pooled, numbered over the batch: the class token's, or the one learnt query.
@@ -321,42 +309,12 @@ impl Encoder {
     }
 
     /// Texts of about one length go through together.
-    fn embed_tokenised(&mut self, texts: Vec<Tokens>) -> Result<Embeddings, EncoderError> {
-        let dim = self.arch.dim;
-        let mut data = vec![0.0; texts.len() * dim];
-        let mut groups: BTreeMap<usize, Vec<(usize, Tokens)>> = BTreeMap::new();
-        for (i, text) in texts.into_iter().enumerate() {
-            let tokens = text.ids.len().next_multiple_of(TOKEN_STEP).min(self.arch.text.context);
-            groups.entry(tokens).or_default().push((i, text));
-        }
-        for (tokens, group) in groups {
-            for now in batches(&group, MOST_TEXTS) {
-                let batch = now.len();
-                let mut ids = Vec::with_capacity(batch * tokens);
-                let mut rows = Vec::with_capacity(batch);
-                let mut sees = Vec::with_capacity(batch);
-                for (k, (_, text)) in now.iter().enumerate() {
-                    rows.push((k * tokens + text.pooled) as u32);
-                    sees.push(text.pooled as u32 + 1);
-                    ids.extend(&text.ids);
-                    // Texts that are shorter are causal: nothing before the end token can see what is put here.
-                    ids.resize((k + 1) * tokens, 0);
-                }
-                let mut inputs = vec![
-                    HostTensor::u32(&[batch, tokens], ids)?,
-                    HostTensor::u32(&[tokens], (0..tokens as u32).collect())?,
-                    HostTensor::u32(&[batch], rows)?,
-                ];
-                if self.arch.text.causal {
-                    inputs.push(HostTensor::u32(&[batch], sees)?);
-                }
-                let out = self.run(Bucket::Texts { batch, tokens }, &inputs)?;
-                for ((i, _), row) in now.iter().zip(out.chunks_exact(dim)) {
-                    data[i * dim..(i + 1) * dim].copy_from_slice(row);
-                }
-            }
-        }
-        Ok(Embeddings::new(dim, data)?)
+    fn embed_tokenised(&mut self, all: Vec<Tokens>) -> Result<Embeddings, EncoderError> {
+        let Self { programs, arch, name, .. } = self;
+        texts::embed(&arch.text, arch.dim, all, &mut |batch, tokens, inputs| {
+            let bucket = Bucket::Texts { batch, tokens };
+            programs.run(bucket, || graph(arch, bucket), inputs, [batch, arch.dim], (name, "text"))
+        })
     }
 
     /// Pictures of any size: those with about as many patches go through together.
@@ -415,7 +373,7 @@ impl Encoder {
 fn graph(arch: &Architecture, bucket: Bucket) -> Result<Graph, GraphError> {
     match bucket {
         Bucket::Images { batch, patches } => forward::image(arch, batch, patches),
-        Bucket::Texts { batch, tokens } => forward::text(arch, batch, tokens),
+        Bucket::Texts { batch, tokens } => forward::text(&arch.text, arch.dim, batch, tokens),
     }
 }
 
@@ -448,7 +406,7 @@ fn runs(mut n: usize, most: usize) -> Vec<usize> {
 }
 
 /// The rows in such runs.
-fn batches<T>(mut rows: &[T], most: usize) -> impl Iterator<Item = &[T]> {
+pub(crate) fn batches<T>(mut rows: &[T], most: usize) -> impl Iterator<Item = &[T]> {
     runs(rows.len(), most).into_iter().map(move |batch| {
         let (now, later) = rows.split_at(batch);
         rows = later;

@@ -59,6 +59,12 @@ pub enum EncoderError {
         /// Why.
         problem: String,
     },
+    /// A sound has nothing that could be embedded, or cannot be heard.
+    #[error("cannot embed a sound: {problem}")]
+    Sound {
+        /// Why.
+        problem: String,
+    },
     /// An image cannot be brought to the model's size.
     #[error(transparent)]
     Preprocess(#[from] mils_media::PreprocessError),
@@ -84,7 +90,7 @@ pub enum EncoderError {
     NotFinite {
         /// The encoder's name.
         model: String,
-        /// `image` or `text`.
+        /// `image`, `audio` or `text`.
         tower: &'static str,
     },
     /// The device failed.

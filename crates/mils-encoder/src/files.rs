@@ -4,7 +4,7 @@ use crate::arch::{Architecture, Calibration, ImageSize};
 use crate::encoder::Encoder;
 use crate::error::EncoderError;
 use crate::forward;
-use crate::layout::{Description, Names, ScaleName, describe};
+use crate::layout::{Description, ScaleName, describe};
 use crate::positions::{self, PositionGrid};
 use crate::tensors::{Source, Tensor, made, tensors};
 use crate::tokenizer::TextTokenizer;
@@ -79,10 +79,11 @@ impl ModelFiles {
         }
         let Description { arch, preprocess, names, config, weights: file, cleaning } = describe(folder)?;
         // The graphs are built here too, so that shapes that cannot be are known before the weights are read.
-        forward::text(&arch, 1, arch.text.context)
+        forward::text(&arch.text, arch.dim, 1, arch.text.context)
             .and_then(|_| forward::image(&arch, 1, arch.image.most_tokens()))
             .map_err(|e| EncoderError::file(&config, format!("asks for a model that cannot be built: {e}")))?;
-        let tokenizer = TextTokenizer::open(folder, &arch.text, cleaning).map_err(|e| with_source(e, folder, names))?;
+        let tokenizer = TextTokenizer::open(folder, &arch.text, cleaning)
+            .map_err(|e| with_tokenizer_of(e, folder, names.tokenizer_of()))?;
         let checkpoint = Checkpoint::open(folder, file)?;
         let custom = checkpoint.shape("text.positional_embedding").is_some();
         let located = |tensor: Tensor| {
@@ -134,9 +135,9 @@ impl ModelFiles {
 }
 
 /// Says where a tokenizer is found that is missing because the model was published without one.
-fn with_source(error: EncoderError, folder: &Path, names: Names) -> EncoderError {
+pub(crate) fn with_tokenizer_of(error: EncoderError, folder: &Path, model: Option<&str>) -> EncoderError {
     let path = folder.join("tokenizer.json");
-    match names.tokenizer_of() {
+    match model {
         Some(model) if !path.exists() => {
             EncoderError::file(path, format!("is missing; copy that of {model}, whose tokenizer this model has"))
         }

@@ -2,7 +2,8 @@
 //!
 //! CLIP and everything that is one by its files (OpenAI, LAION, DFN, MetaCLIP, PickScore), SigLIP, SigLIP 2 (NaFlex
 //! too) and Perception Encoder core, in the layouts of transformers and of open_clip; and ViCLIP, a CLIP of videos.
-//! Videos are embedded by any of them ([`DualEncoder::embed_videos`]).
+//! Videos are embedded by any of them ([`DualEncoder::embed_videos`]). [`ImageBindFiles`] opens ImageBind's audio and
+//! text towers, whose weights are not for commercial use ([`IMAGEBIND_LICENCE`]).
 //!
 //! [`ModelFiles::open`] reads and checks a checkpoint folder and tells by its files what it is; [`ModelFiles::load`]
 //! puts its weights on a backend; the resulting [`Encoder`] embeds. The forward pass is written once, as a
@@ -29,9 +30,12 @@ mod encoder;
 mod error;
 mod files;
 mod forward;
+mod imagebind;
 mod layout;
 mod positions;
+mod programs;
 mod tensors;
+mod texts;
 mod tokenizer;
 mod video;
 mod weights;
@@ -42,4 +46,8 @@ pub use arch::{
 pub use encoder::{DualEncoder, Embeddings, Encoder};
 pub use error::EncoderError;
 pub use files::ModelFiles;
+pub use imagebind::{
+    AudioTower as ImageBindAudioTower, IMAGEBIND_LICENCE, ImageBindArchitecture, ImageBindEncoder, ImageBindFiles,
+    Licence, is_imagebind, kaldi_fbank,
+};
 pub use weights::Precision;

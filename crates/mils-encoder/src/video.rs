@@ -26,7 +26,7 @@ pub(crate) fn pooled<E: DualEncoder + ?Sized>(
 }
 
 /// The mean of rows of length 1, brought to length 1; of rows that cancel out, zeros.
-fn mean(rows: &Embeddings) -> Vec<f32> {
+pub(crate) fn mean(rows: &Embeddings) -> Vec<f32> {
     let mut sum = vec![0.0_f64; rows.dim()];
     for row in rows.data().chunks_exact(rows.dim()) {
         sum.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));

@@ -88,7 +88,7 @@ fn zipped<'a>(heap: &mut Heap<'a>, bytes: &'a [u8], options: &Options) -> Result
     let mut entries = HashMap::with_capacity(zip.len());
     for i in 0..zip.len() {
         let entry = zip.by_index_raw(i).map_err(|e| damaged(format!("its part {i} cannot be read ({e})")))?;
-        let name = entry.name().map_err(|e| damaged(format!("its part {i} has no name ({e})")))?.into_owned();
+        let name = entry.name().to_owned();
         if entry.is_dir() {
             continue;
         }

@@ -304,7 +304,7 @@ mod tests {
             (json!({"vision_config": {"hidden_act": "silu"}}), "vision_config: hidden_act `silu`"),
             (json!({"vision_config": {"layer_norm_eps": 1e300}}), "layer_norm_eps"),
             (json!({"vision_config": {"patch_size": 0}}), "patch size"),
-            (json!({"vision_config": {"patch_size": 1, "image_size": 4096}}), "number of patches is 16777217"),
+            (json!({"vision_config": {"patch_size": 1, "image_size": 4096}}), "number of patches is 16777216"),
             (json!({"vision_config": {"patch_size": [16, 14]}}), "no squares"),
             (json!({"vision_config": {"num_channels": 1}}), "1 channels"),
             (json!({"vision_config_dict": []}), "vision_config_dict is not an object"),

@@ -25,6 +25,11 @@ struct Reference {
     /// The model's own, [images, texts].
     #[serde(default)]
     scores: Vec<Vec<f32>>,
+    /// The frames' files of every video, of a model of videos.
+    #[serde(default)]
+    videos: Vec<Vec<String>>,
+    #[serde(default)]
+    video_embeds: Vec<Vec<f32>>,
     /// Rows and columns of patches, where pictures have any number of them.
     spatial_shapes: Option<Vec<[usize; 2]>>,
 }
@@ -45,7 +50,7 @@ fn checkpoints() -> Vec<(PathBuf, Reference)> {
         })
         .collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
-    assert!(all.len() >= 14, "some fixtures are missing");
+    assert!(all.len() >= 15, "some fixtures are missing");
     all
 }
 
@@ -84,6 +89,58 @@ fn texts_and_pictures_get_the_embeddings_of_the_references() {
             eprintln!("{name}: {} texts and {} images agree", reference.texts.len(), pictures.len());
         }
     }
+}
+
+#[test]
+fn videos_get_the_embeddings_of_the_references() {
+    for backend in backends() {
+        let mut joint = 0;
+        for (folder, reference) in checkpoints() {
+            let name = format!("{} {}", backend.name(), folder.file_name().unwrap().display());
+            let mut model = ModelFiles::open(&folder).unwrap().load(&*backend).unwrap();
+            let pictures = resized(&folder, &reference);
+            if reference.videos.is_empty() {
+                pooled(&name, &mut model, &pictures, &reference);
+                continue;
+            }
+            joint += 1;
+            let place = |file: &String| reference.images.iter().position(|name| name == file).unwrap();
+            let frames = |pictures: &[RgbImage]| -> Vec<Vec<RgbImage>> {
+                let video = |files: &Vec<String>| files.iter().map(|file| pictures[place(file)].clone()).collect();
+                reference.videos.iter().map(video).collect()
+            };
+            let videos = frames(&pictures);
+            assert_eq!(model.frames_wanted(), videos[0].len(), "{name}");
+            let embedded = model.embed_videos(&videos).unwrap();
+            let from_files = model.embed_videos(&frames(&originals(&reference))).unwrap();
+            for (i, theirs) in reference.video_embeds.iter().enumerate() {
+                compare(&format!("{name} video {i}"), embedded.row(i), theirs);
+                let cosine = cosine(from_files.row(i), theirs);
+                assert!(cosine >= tolerance::FILE_COSINE, "{name} video {i} from files: cosine {cosine}");
+            }
+            let error = model.embed_videos(&[videos[0][1..].to_vec()]).unwrap_err().to_string();
+            assert!(error.contains("video 0 has 3 frames") && error.contains("takes exactly 4"), "{error}");
+        }
+        assert_eq!(joint, 1, "of models of videos there is one fixture");
+    }
+}
+
+/// A model of pictures pools the frames: the mean of what the reference says of each, normalised.
+fn pooled(name: &str, model: &mut Encoder, pictures: &[RgbImage], reference: &Reference) {
+    let mut wanted = vec![0.0; model.dim()];
+    for frame in &reference.image_embeds {
+        wanted.iter_mut().zip(frame).for_each(|(sum, v)| *sum += v / reference.image_embeds.len() as f32);
+    }
+    let length = wanted.iter().map(|v| v * v).sum::<f32>().sqrt();
+    wanted.iter_mut().for_each(|v| *v /= length);
+    assert_eq!(model.frames_wanted(), 8, "{name}");
+    // One picture is a video too: its own embedding.
+    let videos = [pictures.to_vec(), pictures[..1].to_vec()];
+    let embedded = model.embed_videos(&videos).unwrap();
+    compare(&format!("{name} pooled"), embedded.row(0), &wanted);
+    compare(&format!("{name} one frame"), embedded.row(1), &reference.image_embeds[0]);
+    let error = model.embed_videos(&[vec![]]).unwrap_err().to_string();
+    assert!(error.contains("has 0 frames") && error.contains("at least 1"), "{error}");
 }
 
 /// Gives the embeddings.

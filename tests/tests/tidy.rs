@@ -107,6 +107,7 @@ fn dependencies_point_one_way() {
     let ours = |name: &str| -> Vec<String> { of(name).into_iter().filter(|n| n.starts_with("mils-")).collect() };
     assert_eq!(ours("mils-graph"), [""; 0]);
     assert_eq!(ours("mils-optim"), [""; 0]);
+    assert_eq!(ours("mils-pth"), [""; 0]);
     assert_eq!(ours("mils-shaders"), [""; 0]);
     assert_eq!(ours("mils-cpu"), ["mils-graph"]);
     assert_eq!(ours("mils-encoder"), ["mils-graph", "mils-media"]);

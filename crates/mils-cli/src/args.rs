@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::backend::{BackendChoice, MathChoice};
+use crate::models::ModelsCommand;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mils_encoder::Precision;
@@ -31,6 +32,9 @@ pub enum Command {
     /// List the model packs that can be named with --pack and --model
     #[command(after_help = PACKS_EXAMPLES)]
     Packs,
+    /// Work with models' files
+    #[command(subcommand)]
+    Models(ModelsCommand),
 }
 
 const PACKS_EXAMPLES: &str = "\
@@ -423,7 +427,7 @@ fn no_standard_input(files: &[PathBuf]) -> Result<(), String> {
 
 /// Whether two paths lead to one file that writing to one would change under the other. Devices have no content to
 /// lose.
-fn same_file(a: &Path, b: &Path) -> bool {
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
     if std::fs::metadata(a).is_ok_and(|m| !m.is_file()) {
         return false;
     }

@@ -26,6 +26,7 @@ pub mod flight;
 pub mod inputs;
 pub mod interrupt;
 pub mod model;
+pub mod models;
 pub mod output;
 pub mod progress;
 pub mod report;

@@ -4,6 +4,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use mils_cli::args::{Cli, Command};
 use mils_cli::caption::is_broken_pipe;
+use mils_cli::models::ModelsCommand;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -23,6 +24,10 @@ fn main() -> ExitCode {
         }
         Command::Devices(args) => mils_cli::devices::run(&args),
         Command::Packs => packs(),
+        Command::Models(ModelsCommand::Convert(args)) => {
+            checked("models convert", args.check());
+            mils_cli::models::convert(&args)
+        }
     };
     match result {
         Ok(code) => code,
@@ -40,7 +45,8 @@ fn checked(command: &str, arguments: Result<(), String>) {
     let Err(problem) = arguments else { return };
     let mut cli = Cli::command();
     cli.build();
-    let of = cli.find_subcommand(command).cloned();
+    // `models convert` is a subcommand's; the name of none would only print a shorter usage.
+    let of = command.split(' ').try_fold(&cli, |of, name| of.find_subcommand(name)).cloned();
     of.unwrap_or(cli).error(ErrorKind::ArgumentConflict, problem).exit();
 }
 

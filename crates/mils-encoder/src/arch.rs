@@ -81,6 +81,8 @@ pub struct Rope {
 pub struct ImageTower {
     /// The transformer.
     pub blocks: Blocks,
+    /// Frames that go through together, which see each other in every block: 1 but for a tower of videos.
+    pub frames: usize,
     /// Side of a patch, in pixels.
     pub patch: usize,
     /// Pictures that it takes.
@@ -151,16 +153,20 @@ impl ImageTower {
         (height / self.patch, width / self.patch)
     }
 
-    /// Most tokens of a picture, with the class token.
-    pub(crate) fn most_tokens(&self) -> usize {
-        let patches = match self.size {
+    /// Most patches of a picture, or of one frame.
+    pub(crate) fn most_patches(&self) -> usize {
+        match self.size {
             ImageSize::Fixed { height, width } => {
                 let (rows, columns) = self.grid(height, width);
                 rows * columns
             }
             ImageSize::Flexible { most_patches, .. } => most_patches,
-        };
-        patches + usize::from(self.class_token)
+        }
+    }
+
+    /// Most tokens that go through together: the patches of all frames, and one class token.
+    pub(crate) fn most_tokens(&self) -> usize {
+        self.frames * self.most_patches() + usize::from(self.class_token)
     }
 }
 
@@ -187,6 +193,15 @@ fn heads(at: &str, heads: usize, width: usize) -> Result<(), String> {
     if width.is_multiple_of(heads) { Ok(()) } else { Err(format!("{at}: {heads} heads do not divide width {width}")) }
 }
 
+impl TextTower {
+    /// As [`Architecture::check`].
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.blocks.check("text tower")?;
+        within("text tower: the vocabulary", self.vocab, 1 << 22)?;
+        within("text tower: the number of positions", self.context, 1 << 14)
+    }
+}
+
 impl Architecture {
     /// Bounds that keep a damaged file from asking for absurd amounts of work or memory.
     ///
@@ -195,10 +210,8 @@ impl Architecture {
     pub(crate) fn check(&self) -> Result<(), String> {
         let (image, text) = (&self.image, &self.text);
         image.blocks.check("image tower")?;
-        text.blocks.check("text tower")?;
         within("the width of the shared space", self.dim, 1 << 14)?;
-        within("text tower: the vocabulary", text.vocab, 1 << 22)?;
-        within("text tower: the number of positions", text.context, 1 << 14)?;
+        text.check()?;
         match image.size {
             ImageSize::Fixed { height, width } => {
                 within("image tower: the image size", height.max(width), 1 << 12)?;
@@ -210,7 +223,12 @@ impl Architecture {
                 within("image tower: the side of the position grid", grid, 1 << 7)?;
             }
         }
-        within("image tower: the number of patches", image.most_tokens(), 1 << 14)?;
+        within("image tower: the number of frames", image.frames, 1 << 8)?;
+        if image.frames > 1 && !matches!(image.size, ImageSize::Fixed { .. }) {
+            return Err("image tower: frames of a video must have one size".into());
+        }
+        within("image tower: the number of patches", image.most_patches(), 1 << 14)?;
+        within("image tower: the number of tokens", image.most_tokens(), 1 << 14)?;
         if let ImagePool::Attention { heads: n, mlp } = image.pool {
             heads("attention pooling", n, image.blocks.width)?;
             within("attention pooling: the width of the MLP", mlp, 1 << 17)?;

@@ -7,6 +7,7 @@ use crate::forward;
 use crate::positions::PositionGrid;
 use crate::programs::Programs;
 use crate::tokenizer::{TextTokenizer, Tokens};
+use crate::{texts, video};
 use mils_graph::{Graph, GraphError, HostTensor, TensorError, WeightSet};
 use mils_media::{Pixels, Preprocess, RgbImage};
 use rayon::prelude::*;
@@ -113,11 +114,29 @@ pub trait DualEncoder {
     /// What it adds to them then; 0 with [`Calibration::Softmax`].
     fn logit_bias(&self) -> f32;
 
-    /// One row an image, in order.
+    /// One row an image, in order. To a model of videos it is a video that stands still.
     ///
     /// # Errors
     /// If an image cannot be brought to the model's size, or the device fails.
     fn embed_images(&mut self, images: &[RgbImage]) -> Result<Embeddings, EncoderError>;
+
+    /// How many frames of a video [`DualEncoder::embed_videos`] is best given, taken at equal steps of time: exactly as
+    /// many as the model was trained on, where it is a model of videos.
+    fn frames_wanted(&self) -> usize {
+        video::FRAMES
+    }
+
+    /// One row a video, in order. A video is its frames, in order.
+    ///
+    /// By default frames are pooled, as any image model can do it: each is embedded, and the mean of their normalised
+    /// embeddings normalised. That is the parameter-free `meanP` of CLIP4Clip (arXiv 2104.08860, section 3.3; its
+    /// `_mean_pooling_for_similarity_visual`), and the zero-shot baseline of its tables. It takes any number of frames.
+    ///
+    /// # Errors
+    /// If a video has no frames, or another number than the model takes; else as [`DualEncoder::embed_images`].
+    fn embed_videos(&mut self, videos: &[Vec<RgbImage>]) -> Result<Embeddings, EncoderError> {
+        video::pooled(self, videos)
+    }
 
     /// One row a text, in order.
     ///
@@ -301,43 +320,29 @@ impl Encoder {
         self.run(Bucket::Images { batch, patches: 0 }, &inputs)
     }
 
-    /// Texts of about one length go through together.
-    fn embed_tokenised(&mut self, texts: Vec<Tokens>) -> Result<Embeddings, EncoderError> {
-        let dim = self.arch.dim;
-        let mut data = vec![0.0; texts.len() * dim];
-        let mut groups: BTreeMap<usize, Vec<(usize, Tokens)>> = BTreeMap::new();
-        for (i, text) in texts.into_iter().enumerate() {
-            let tokens = text.ids.len().next_multiple_of(TOKEN_STEP).min(self.arch.text.context);
-            groups.entry(tokens).or_default().push((i, text));
-        }
-        for (tokens, group) in groups {
-            for now in batches(&group, MOST_TEXTS) {
-                let batch = now.len();
-                let mut ids = Vec::with_capacity(batch * tokens);
-                let mut rows = Vec::with_capacity(batch);
-                let mut sees = Vec::with_capacity(batch);
-                for (k, (_, text)) in now.iter().enumerate() {
-                    rows.push((k * tokens + text.pooled) as u32);
-                    sees.push(text.pooled as u32 + 1);
-                    ids.extend(&text.ids);
-                    // Texts that are shorter are causal: nothing before the end token can see what is put here.
-                    ids.resize((k + 1) * tokens, 0);
-                }
-                let mut inputs = vec![
-                    HostTensor::u32(&[batch, tokens], ids)?,
-                    HostTensor::u32(&[tokens], (0..tokens as u32).collect())?,
-                    HostTensor::u32(&[batch], rows)?,
-                ];
-                if self.arch.text.causal {
-                    inputs.push(HostTensor::u32(&[batch], sees)?);
-                }
-                let out = self.run(Bucket::Texts { batch, tokens }, &inputs)?;
-                for ((i, _), row) in now.iter().zip(out.chunks_exact(dim)) {
-                    data[i * dim..(i + 1) * dim].copy_from_slice(row);
-                }
+    /// Videos of as many frames as the tower takes, each of which sees all others.
+    fn embed_joint(&mut self, videos: &[&[&RgbImage]], height: usize, width: usize) -> Result<Vec<f32>, EncoderError> {
+        let frames = self.arch.image.frames;
+        let mut data = Vec::with_capacity(videos.len() * self.arch.dim);
+        for now in batches(videos, (MOST_IMAGES / frames).max(1)) {
+            let mut pixels = Vec::with_capacity(now.len() * frames * 3 * height * width);
+            for frame in now.iter().copied().flatten() {
+                pixels.extend(self.preprocess.apply(frame)?.data);
             }
+            let shape = [now.len() * frames, 3, height, width];
+            let inputs = [HostTensor::f32(&shape, pixels)?, self.image_rows(now.len())?];
+            data.extend(self.run(Bucket::Images { batch: now.len(), patches: 0 }, &inputs)?);
         }
-        Ok(Embeddings::new(dim, data)?)
+        Ok(data)
+    }
+
+    /// Texts of about one length go through together.
+    fn embed_tokenised(&mut self, all: Vec<Tokens>) -> Result<Embeddings, EncoderError> {
+        let Self { programs, arch, name, .. } = self;
+        texts::embed(&arch.text, arch.dim, all, &mut |batch, tokens, inputs| {
+            let bucket = Bucket::Texts { batch, tokens };
+            programs.run(bucket, || graph(arch, bucket), inputs, [batch, arch.dim], (name, "text"))
+        })
     }
 
     /// Pictures of any size: those with about as many patches go through together.
@@ -396,7 +401,7 @@ impl Encoder {
 fn graph(arch: &Architecture, bucket: Bucket) -> Result<Graph, GraphError> {
     match bucket {
         Bucket::Images { batch, patches } => forward::image(arch, batch, patches),
-        Bucket::Texts { batch, tokens } => forward::text(arch, batch, tokens),
+        Bucket::Texts { batch, tokens } => forward::text(&arch.text, arch.dim, batch, tokens),
     }
 }
 
@@ -459,10 +464,41 @@ impl DualEncoder for Encoder {
     }
 
     fn embed_images(&mut self, images: &[RgbImage]) -> Result<Embeddings, EncoderError> {
+        let frames = self.arch.image.frames;
         let data = match self.arch.image.size {
+            ImageSize::Fixed { height, width } if frames > 1 => {
+                let still: Vec<Vec<&RgbImage>> = images.iter().map(|image| vec![image; frames]).collect();
+                let still: Vec<&[&RgbImage]> = still.iter().map(Vec::as_slice).collect();
+                self.embed_joint(&still, height, width)?
+            }
             ImageSize::Fixed { height, width } => self.embed_fixed(images, height, width)?,
             ImageSize::Flexible { most_patches, .. } => self.embed_flexible(images, most_patches)?,
         };
+        Ok(Embeddings::new(self.arch.dim, data)?)
+    }
+
+    fn frames_wanted(&self) -> usize {
+        match self.arch.image.frames {
+            1 => video::FRAMES,
+            frames => frames,
+        }
+    }
+
+    fn embed_videos(&mut self, videos: &[Vec<RgbImage>]) -> Result<Embeddings, EncoderError> {
+        let frames = self.arch.image.frames;
+        let (ImageSize::Fixed { height, width }, 2..) = (self.arch.image.size, frames) else {
+            return video::pooled(self, videos);
+        };
+        let mut all = Vec::with_capacity(videos.len());
+        for (video, given) in videos.iter().enumerate() {
+            if given.len() != frames {
+                let (model, found, wanted) = (self.name.clone(), given.len(), format!("exactly {frames}"));
+                return Err(EncoderError::Frames { model, video, found, wanted });
+            }
+            all.push(given.iter().collect::<Vec<_>>());
+        }
+        let all: Vec<&[&RgbImage]> = all.iter().map(Vec::as_slice).collect();
+        let data = self.embed_joint(&all, height, width)?;
         Ok(Embeddings::new(self.arch.dim, data)?)
     }
 

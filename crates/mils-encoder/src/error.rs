@@ -68,6 +68,18 @@ pub enum EncoderError {
     /// An image cannot be brought to the model's size.
     #[error(transparent)]
     Preprocess(#[from] mils_media::PreprocessError),
+    /// A video has not as many frames as the model takes.
+    #[error("video {video} has {found} frames; {model} takes {wanted}")]
+    Frames {
+        /// The encoder's name.
+        model: String,
+        /// Which of the videos, from 0.
+        video: usize,
+        /// Its frames.
+        found: usize,
+        /// What is taken: a number, or `at least 1`.
+        wanted: String,
+    },
     /// The shapes of the configuration do not fit together, or a batch of them is too large.
     #[error("the configuration asks for a model that cannot be built: {0}")]
     Graph(#[from] GraphError),

@@ -3,11 +3,12 @@
 use crate::arch::{Architecture, Calibration, ImageSize};
 use crate::encoder::Encoder;
 use crate::error::EncoderError;
-use crate::layout::{Description, describe};
+use crate::forward;
+use crate::layout::{Description, ScaleName, describe};
+use crate::positions::{self, PositionGrid};
 use crate::tensors::{Source, Tensor, made, tensors};
 use crate::tokenizer::TextTokenizer;
 use crate::weights::{Checkpoint, Precision};
-use crate::{forward, positions::PositionGrid};
 use mils_graph::{Backend, HostTensor};
 use mils_media::Preprocess;
 use std::io::ErrorKind;
@@ -45,7 +46,9 @@ pub(crate) struct Scores {
 ///
 /// - transformers' `CLIPModel`, `SiglipModel` or `Siglip2Model`: config.json, preprocessor_config.json (or
 ///   processor_config.json with an `image_processor`), tokenizer.json, and model.safetensors or its shards;
-/// - open_clip: open_clip_config.json, tokenizer.json and open_clip_model.safetensors.
+/// - open_clip: open_clip_config.json, tokenizer.json and open_clip_model.safetensors;
+/// - ViCLIP: model.safetensors with the names of the published file (`mils models convert` makes it), and the
+///   tokenizer.json of openai/clip-vit-large-patch14. A config.json beside them is not read.
 pub struct ModelFiles {
     folder: PathBuf,
     arch: Architecture,
@@ -76,10 +79,11 @@ impl ModelFiles {
         }
         let Description { arch, preprocess, names, config, weights: file, cleaning } = describe(folder)?;
         // The graphs are built here too, so that shapes that cannot be are known before the weights are read.
-        forward::text(&arch, 1, arch.text.context)
+        forward::text(&arch.text, arch.dim, 1, arch.text.context)
             .and_then(|_| forward::image(&arch, 1, arch.image.most_tokens()))
             .map_err(|e| EncoderError::file(&config, format!("asks for a model that cannot be built: {e}")))?;
-        let tokenizer = TextTokenizer::open(folder, &arch.text, cleaning)?;
+        let tokenizer = TextTokenizer::open(folder, &arch.text, cleaning)
+            .map_err(|e| with_tokenizer_of(e, folder, names.tokenizer_of()))?;
         let checkpoint = Checkpoint::open(folder, file)?;
         let custom = checkpoint.shape("text.positional_embedding").is_some();
         let located = |tensor: Tensor| {
@@ -87,11 +91,14 @@ impl ModelFiles {
             (tensor, source)
         };
         let wanted: Vec<(Tensor, Source)> = tensors(&arch).into_iter().map(located).collect();
-        let mut also = vec!["logit_scale"];
+        let mut also = vec![names.scale().name];
         also.extend((arch.calibration == Calibration::Sigmoid).then_some("logit_bias"));
         let mut weights = checkpoint.read(&wanted, &also, precision)?;
-        let scores = scores(&checkpoint, arch.calibration)?;
+        let scores = scores(&checkpoint, names.scale(), arch.calibration)?;
         weights.extend(made(&arch));
+        if arch.image.frames > 1 {
+            positions::spread_over_frames(&mut weights, &arch.image);
+        }
         let positions = match arch.image.size {
             ImageSize::Fixed { .. } => None,
             ImageSize::Flexible { grid, .. } => PositionGrid::take(&mut weights, grid),
@@ -127,11 +134,22 @@ impl ModelFiles {
     }
 }
 
-/// The model's scale, which files keep as a logarithm, and bias of cosines.
-fn scores(checkpoint: &Checkpoint, calibration: Calibration) -> Result<Scores, EncoderError> {
-    let scale = checkpoint.scalar("logit_scale")?.exp();
+/// Says where a tokenizer is found that is missing because the model was published without one.
+pub(crate) fn with_tokenizer_of(error: EncoderError, folder: &Path, model: Option<&str>) -> EncoderError {
+    let path = folder.join("tokenizer.json");
+    match model {
+        Some(model) if !path.exists() => {
+            EncoderError::file(path, format!("is missing; copy that of {model}, whose tokenizer this model has"))
+        }
+        _ => error,
+    }
+}
+
+/// The model's scale and bias of cosines.
+fn scores(checkpoint: &Checkpoint, from: ScaleName, calibration: Calibration) -> Result<Scores, EncoderError> {
+    let scale = (from.read)(checkpoint.scalar(from.name)?);
     if !scale.is_finite() {
-        let problem = "`logit_scale` is too large for a logarithm of a factor; the file is damaged";
+        let problem = format!("`{}` says no factor that is finite; the file is damaged", from.name);
         return Err(EncoderError::file(checkpoint.path(), problem));
     }
     let bias = if calibration == Calibration::Sigmoid { checkpoint.scalar("logit_bias")? } else { 0.0 };

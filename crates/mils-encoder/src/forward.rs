@@ -1,7 +1,7 @@
 //! The two towers as graphs, over the tensors that [`crate::tensors`] names.
 //!
 //! Papers: CLIP arXiv 2103.00020, SigLIP arXiv 2303.15343, SigLIP 2 arXiv 2502.14786, Perception Encoder arXiv
-//! 2504.13181. References: `modeling_clip.py`, `modeling_siglip.py` and `modeling_siglip2.py` of transformers,
+//! 2504.13181, ViCLIP arXiv 2307.06942. References: `modeling_clip.py`, `modeling_siglip.py` and `modeling_siglip2.py` of transformers,
 //! `transformer.py` of open_clip, `eva.py` of timm.
 
 use crate::arch::{Architecture, Blocks, ImagePool, ImageSize, ImageTower, TextTower};
@@ -15,25 +15,28 @@ pub(crate) struct Builder {
 pub(crate) type Built = Result<ValueId, GraphError>;
 
 /// What the blocks of a tower have in common.
-struct Stack<'a> {
-    tower: &'a str,
-    blocks: &'a Blocks,
-    causal: bool,
+pub(crate) struct Stack<'a> {
+    pub(crate) tower: &'a str,
+    pub(crate) blocks: &'a Blocks,
+    pub(crate) causal: bool,
+    /// Whether attention has a learnt key and value beside those of the tokens: `add_bias_kv` of PyTorch's
+    /// `MultiheadAttention`.
+    pub(crate) bias_kv: bool,
     /// Keys of each sequence that are there, u32 [batch].
-    lengths: Option<ValueId>,
+    pub(crate) lengths: Option<ValueId>,
     /// Cosines and sines, [tokens, head dim].
-    rope: Option<(ValueId, ValueId)>,
+    pub(crate) rope: Option<(ValueId, ValueId)>,
     /// What alone is read of the last block's output.
-    pooled: Option<Pooled>,
+    pub(crate) pooled: Option<Pooled>,
 }
 
 /// One row of each sequence.
 #[derive(Clone, Copy)]
-struct Pooled {
+pub(crate) struct Pooled {
     /// u32 [batch], numbered over batch · tokens.
-    rows: ValueId,
+    pub(crate) rows: ValueId,
     /// u32 [batch]: how many keys that row sees; without it, as many as all rows do.
-    sees: Option<ValueId>,
+    pub(crate) sees: Option<ValueId>,
 }
 
 impl Builder {
@@ -83,7 +86,7 @@ impl Builder {
         let at = format!("{}.blocks.{layer}", stack.tower);
         let h = self.layer_norm(&format!("{at}.norm1"), x, blocks.eps)?;
         let mut k = self.project(&format!("{at}.attn.k"), h, d, true)?;
-        let v = self.project(&format!("{at}.attn.v"), h, d, true)?;
+        let mut v = self.project(&format!("{at}.attn.v"), h, d, true)?;
         // After the last keys and values, rows no longer look at each other: what is not pooled need not be computed.
         let pooled = stack.pooled.filter(|_| layer + 1 == blocks.layers);
         let few = |builder: &mut Self, x| pooled.map_or(Ok(x), |p| builder.rows(x, p.rows));
@@ -98,6 +101,11 @@ impl Builder {
             self.project(q, h, d, true)?
         };
         let x = few(self, x)?;
+        if stack.bias_kv {
+            // PyTorch puts them behind the others; attention does not know the order of keys.
+            let [key, value] = ["k", "v"].map(|name| self.g.weight(&format!("{at}.attn.bias_{name}"), &[d]));
+            (k, v) = (self.g.prepend_token(key?, k)?, self.g.prepend_token(value?, v)?);
+        }
         let scale = ((d / heads) as f32).powf(-0.5);
         let (mut causal, mut lengths) = (stack.causal, stack.lengths);
         if let Some(Pooled { sees, .. }) = pooled {
@@ -115,7 +123,7 @@ impl Builder {
     }
 
     /// All blocks: [batch, tokens, d], or [batch, d] of what is pooled.
-    fn blocks(&mut self, stack: &Stack<'_>, mut x: ValueId) -> Built {
+    pub(crate) fn blocks(&mut self, stack: &Stack<'_>, mut x: ValueId) -> Built {
         for layer in 0..stack.blocks.layers {
             x = self.block(stack, layer, x)?;
         }
@@ -172,8 +180,8 @@ impl Builder {
 ///
 /// Where attention is causal and the end-of-text row is what is read, nothing that stands after it can matter: such
 /// texts need no padding to the full context.
-pub(crate) fn text(arch: &Architecture, batch: usize, tokens: usize) -> Result<Graph, GraphError> {
-    let TextTower { blocks, vocab, context, causal, projection, .. } = &arch.text;
+pub(crate) fn text(tower: &TextTower, dim: usize, batch: usize, tokens: usize) -> Result<Graph, GraphError> {
+    let TextTower { blocks, vocab, context, causal, projection, .. } = tower;
     let mut b = Builder::new();
     let ids = b.g.index_input("token ids", &[batch, tokens])?;
     let positions = b.g.index_input("positions", &[tokens])?;
@@ -185,16 +193,17 @@ pub(crate) fn text(arch: &Architecture, batch: usize, tokens: usize) -> Result<G
     let x = b.g.add(embedded, position)?;
     let sees = if *causal { Some(b.g.index_input("seen tokens", &[batch])?) } else { None };
     let pooled = Some(Pooled { rows, sees });
-    let x = b.blocks(&Stack { tower: "text", blocks, causal: *causal, lengths: None, rope: None, pooled }, x)?;
+    let stack = Stack { tower: "text", blocks, causal: *causal, bias_kv: false, lengths: None, rope: None, pooled };
+    let x = b.blocks(&stack, x)?;
     let mut x = b.layer_norm("text.norm_post", x, blocks.eps)?;
     if let Some(projection) = projection {
-        x = b.project("text.projection", x, arch.dim, projection.bias)?;
+        x = b.project("text.projection", x, dim, projection.bias)?;
     }
     b.finish(x)
 }
 
 /// The image tower. Output: [batch, dim], length 1. Inputs with pictures of one size: pixels f32
-/// [batch, 3, height, width]; rows u32 [batch], where in [batch · tokens] each class token is, or zeros where there is
+/// [batch · frames, 3, height, width], a video's frames one after the other; rows u32 [batch], where in [batch · tokens] each class token is, or zeros where there is
 /// attention pooling. With pictures of any size (`patches` of them, padded): patches f32 [batch, patches, patch ·
 /// patch · 3], channels last; positions f32 [batch, patches, width]; lengths u32 [batch]; rows.
 pub(crate) fn image(arch: &Architecture, batch: usize, patches: usize) -> Result<Graph, GraphError> {
@@ -204,8 +213,9 @@ pub(crate) fn image(arch: &Architecture, batch: usize, patches: usize) -> Result
     let mut b = Builder::new();
     let (mut x, positions, lengths) = match tower.size {
         ImageSize::Fixed { height, width } => {
-            let pixels = b.g.input("pixels", &[batch, 3, height, width])?;
+            let pixels = b.g.input("pixels", &[batch * tower.frames, 3, height, width])?;
             let x = b.g.patchify(pixels, p)?;
+            let x = b.g.reshape(x, &[batch, tower.frames * tower.most_patches(), 3 * p * p])?;
             let positions = b.g.weight("image.positions", &[tower.most_tokens(), d])?;
             (x, positions, None)
         }
@@ -235,7 +245,7 @@ pub(crate) fn image(arch: &Architecture, batch: usize, patches: usize) -> Result
         }
     };
     let pooled = (tower.pool == ImagePool::ClassToken).then_some(Pooled { rows, sees: None });
-    x = b.blocks(&Stack { tower: "image", blocks, causal: false, lengths, rope, pooled }, x)?;
+    x = b.blocks(&Stack { tower: "image", blocks, causal: false, bias_kv: false, lengths, rope, pooled }, x)?;
     x = match tower.pool {
         ImagePool::ClassToken => b.layer_norm("image.norm_post", x, blocks.eps)?,
         ImagePool::Attention { heads, mlp } => {

@@ -1,7 +1,9 @@
 //! Encoders of the CLIP family from the files that the hub ships: images, sounds and texts to embeddings in one space.
 //!
 //! CLIP and everything that is one by its files (OpenAI, LAION, DFN, MetaCLIP, PickScore), SigLIP, SigLIP 2 (NaFlex
-//! too) and Perception Encoder core, in the layouts of transformers and of open_clip.
+//! too) and Perception Encoder core, in the layouts of transformers and of open_clip; and ViCLIP, a CLIP of videos.
+//! Videos are embedded by any of them ([`DualEncoder::embed_videos`]). [`ImageBindFiles`] opens ImageBind's audio and
+//! text towers, whose weights are not for commercial use ([`IMAGEBIND_LICENCE`]).
 //!
 //! Sounds are CLAP's: [`ClapFiles`] opens such a folder, which [`hears_sounds`] tells, and [`ClapEncoder`] embeds samples and
 //! texts.
@@ -31,12 +33,15 @@ mod encoder;
 mod error;
 mod files;
 mod forward;
+mod imagebind;
 mod layout;
 mod positions;
 mod programs;
 mod sound;
 mod tensors;
+mod texts;
 mod tokenizer;
+mod video;
 mod weights;
 
 pub use arch::{
@@ -45,6 +50,10 @@ pub use arch::{
 pub use encoder::{DualEncoder, Embeddings, Encoder};
 pub use error::EncoderError;
 pub use files::ModelFiles;
+pub use imagebind::{
+    AudioTower as ImageBindAudioTower, IMAGEBIND_LICENCE, ImageBindArchitecture, ImageBindEncoder, ImageBindFiles,
+    Licence, is_imagebind, kaldi_fbank,
+};
 pub use sound::{
     AudioTower, ClapEncoder, ClapFiles, Crops, Mels, Padding, RobertaTower, SoundArchitecture, SoundEncoder,
     SoundFeatures, Stage, Truncation, hears_sounds,

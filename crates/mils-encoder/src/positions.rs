@@ -1,9 +1,36 @@
-//! Learnt positions on a square grid, brought to the grids of pictures of any shape (SigLIP 2 NaFlex).
+//! Learnt positions on a square grid, brought to the grids of pictures of any shape (SigLIP 2 NaFlex); and positions of
+//! a picture, brought to all frames of a video (ViCLIP).
 //!
 //! Reference: `Siglip2VisionEmbeddings.resize_positional_embeddings` of transformers: bilinear with antialias, as
 //! `torch.nn.functional.interpolate(align_corners=False)`.
 
+use crate::arch::ImageTower;
 use mils_graph::HostTensor;
+
+/// Makes one table of `image.positions`, [class token + patches, width], and `image.frames`, [frames, width]: first the
+/// class token's row, which has no frame, then for every frame the positions of its patches with the frame's added.
+/// Adding them once here costs nothing at every run. ViCLIP lays its tokens out by patch and then by frame, which
+/// changes nothing: attention does not know their order.
+pub(crate) fn spread_over_frames(weights: &mut Vec<(String, HostTensor)>, tower: &ImageTower) {
+    let place = |weights: &[(String, HostTensor)], name: &str| weights.iter().position(|(n, _)| n == name);
+    let Some(at) = place(weights, "image.frames") else { return };
+    let (_, frames) = weights.swap_remove(at);
+    let Some(at) = place(weights, "image.positions") else { return };
+    let (name, positions) = weights.swap_remove(at);
+    // Both were read as f32; were they not, the table would be missing, which is an error.
+    let (Some(frames), Some(positions)) = (frames.into_f32(), positions.into_f32()) else { return };
+    let width = tower.blocks.width;
+    let (class, patches) = positions.split_at(if tower.class_token { width } else { 0 });
+    let mut table = class.to_vec();
+    for frame in frames.chunks_exact(width) {
+        for patch in patches.chunks_exact(width) {
+            table.extend(patch.iter().zip(frame).map(|(a, b)| a + b));
+        }
+    }
+    if let Ok(table) = HostTensor::f32(&[tower.most_tokens(), width], table) {
+        weights.push((name, table));
+    }
+}
 
 /// Embeddings of the places of a square grid.
 pub(crate) struct PositionGrid {

@@ -1,6 +1,6 @@
 //! Every tensor of a model under the names that [`crate::forward`] uses, and where a checkpoint keeps it.
 
-use crate::arch::{Architecture, Blocks, ImagePool, ImageSize, Projection};
+use crate::arch::{Architecture, Blocks, ImagePool, ImageSize, Projection, TextTower};
 use mils_graph::HostTensor;
 
 /// What a tensor is read as.
@@ -104,6 +104,12 @@ impl Tensor {
         Source { view: View::Transposed, ..source }
     }
 
+    /// A convolution over frames too, of one frame's depth: its weight [out, 3, 1, p, p], of which this is the matrix.
+    pub(crate) fn convolution_of_frames(&self, name: impl Into<String>, patch: usize) -> Source {
+        let shape = vec![self.shape[0], 3, 1, patch, patch];
+        Source { name: name.into(), shape, view: View::Whole }
+    }
+
     /// A convolution's weight [out, 3, p, p], of which this is the matrix.
     pub(crate) fn convolution(&self, name: impl Into<String>, patch: usize) -> Source {
         let shape = vec![self.shape[0], 3, patch, patch];
@@ -111,15 +117,16 @@ impl Tensor {
     }
 }
 
+/// Tensors in the order in which they are read.
 #[derive(Default)]
-struct List(Vec<Tensor>);
+pub(crate) struct List(pub(crate) Vec<Tensor>);
 
 impl List {
     fn add(&mut self, name: String, shape: &[usize], role: Role) {
         self.0.push(Tensor { name, shape: shape.to_vec(), role });
     }
 
-    fn vector(&mut self, name: &str, shape: &[usize]) {
+    pub(crate) fn vector(&mut self, name: &str, shape: &[usize]) {
         self.add(name.to_owned(), shape, Role::Vector);
     }
 
@@ -127,12 +134,12 @@ impl List {
         self.add(name.to_owned(), shape, Role::Matrix);
     }
 
-    fn norm(&mut self, name: &str, d: usize) {
+    pub(crate) fn norm(&mut self, name: &str, d: usize) {
         self.vector(&format!("{name}.weight"), &[d]);
         self.vector(&format!("{name}.bias"), &[d]);
     }
 
-    fn linear(&mut self, name: &str, [out, width]: [usize; 2], bias: bool) {
+    pub(crate) fn linear(&mut self, name: &str, [out, width]: [usize; 2], bias: bool) {
         self.matrix(&format!("{name}.weight"), &[out, width]);
         if bias {
             self.vector(&format!("{name}.bias"), &[out]);
@@ -150,7 +157,7 @@ impl List {
         self.linear(&format!("{at}.down"), [d, hidden], true);
     }
 
-    fn blocks(&mut self, tower: &str, blocks: &Blocks) {
+    pub(crate) fn blocks(&mut self, tower: &str, blocks: &Blocks) {
         for layer in 0..blocks.layers {
             let at = format!("{tower}.blocks.{layer}");
             self.norm(&format!("{at}.norm1"), blocks.width);
@@ -160,7 +167,17 @@ impl List {
         }
     }
 
-    fn projection(&mut self, tower: &str, projection: Option<Projection>, shape: [usize; 2]) {
+    /// The text tower, into a space of width `dim`.
+    pub(crate) fn text_tower(&mut self, text: &TextTower, dim: usize) {
+        let d = text.blocks.width;
+        self.matrix("text.tokens", &[text.vocab, d]);
+        self.matrix("text.positions", &[text.context, d]);
+        self.blocks("text", &text.blocks);
+        self.norm("text.norm_post", d);
+        self.projection("text", text.projection, [dim, d]);
+    }
+
+    pub(crate) fn projection(&mut self, tower: &str, projection: Option<Projection>, shape: [usize; 2]) {
         if let Some(Projection { bias }) = projection {
             self.linear(&format!("{tower}.projection"), shape, bias);
         }
@@ -177,10 +194,13 @@ pub(crate) fn tensors(arch: &Architecture) -> Vec<Tensor> {
         list.vector("image.class", &[d]);
     }
     let positions = match image.size {
-        ImageSize::Fixed { .. } => image.most_tokens(),
+        ImageSize::Fixed { .. } => image.most_patches() + usize::from(image.class_token),
         ImageSize::Flexible { grid, .. } => grid * grid,
     };
     list.vector("image.positions", &[positions, d]);
+    if image.frames > 1 {
+        list.vector("image.frames", &[image.frames, d]);
+    }
     if image.norm_pre {
         list.norm("image.norm_pre", d);
     }
@@ -193,12 +213,7 @@ pub(crate) fn tensors(arch: &Architecture) -> Vec<Tensor> {
         list.mlp("image.pool.mlp", d, mlp);
     }
     list.projection("image", image.projection, [arch.dim, d]);
-    let d = text.blocks.width;
-    list.matrix("text.tokens", &[text.vocab, d]);
-    list.matrix("text.positions", &[text.context, d]);
-    list.blocks("text", &text.blocks);
-    list.norm("text.norm_post", d);
-    list.projection("text", text.projection, [arch.dim, d]);
+    list.text_tower(text, arch.dim);
     list.0
 }
 

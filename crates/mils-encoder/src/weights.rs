@@ -93,6 +93,11 @@ impl Checkpoint {
         self.entries.get(name).map(|e| e.shape.as_slice())
     }
 
+    /// Names of all tensors.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
     /// A single number, of shape [] or [1].
     pub(crate) fn scalar(&self, name: &str) -> Result<f32, EncoderError> {
         let shape = self.shape(name).filter(|s| s == &[1]).unwrap_or_default().to_vec();

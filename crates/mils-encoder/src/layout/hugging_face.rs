@@ -25,6 +25,11 @@ enum Family {
     Naflex,
 }
 
+/// Whether there is a config.json of a family that is read here.
+pub(crate) fn reads(path: &Path) -> Result<bool, EncoderError> {
+    Ok(path.exists() && family(&read_json(path)?).is_ok())
+}
+
 /// Reads config.json and the processor's file.
 pub(crate) fn describe(folder: &Path, path: &Path) -> Result<Description, EncoderError> {
     let fail = |problem: String| EncoderError::file(path, problem);
@@ -140,6 +145,7 @@ fn clip(json: &Value) -> Result<Architecture, String> {
     Ok(Architecture {
         image: ImageTower {
             blocks: blocks(&vision, [768, 3072, 12], "quick_gelu", 1e-5)?,
+            frames: 1,
             patch: patch(&vision, 32)?,
             size: ImageSize::Fixed { height, width },
             class_token: true,
@@ -186,6 +192,7 @@ fn siglip(json: &Value, naflex: bool) -> Result<Architecture, String> {
         dim: text.get("projection_size", blocks.width, "a whole number", as_count)?,
         image: ImageTower {
             blocks: image,
+            frames: 1,
             patch: patch(&vision, 16)?,
             size,
             class_token: false,
@@ -298,7 +305,7 @@ mod tests {
             (json!({"vision_config": {"hidden_act": "silu"}}), "vision_config: hidden_act `silu`"),
             (json!({"vision_config": {"layer_norm_eps": 1e300}}), "layer_norm_eps"),
             (json!({"vision_config": {"patch_size": 0}}), "patch size"),
-            (json!({"vision_config": {"patch_size": 1, "image_size": 4096}}), "number of patches is 16777217"),
+            (json!({"vision_config": {"patch_size": 1, "image_size": 4096}}), "number of patches is 16777216"),
             (json!({"vision_config": {"patch_size": [16, 14]}}), "no squares"),
             (json!({"vision_config": {"num_channels": 1}}), "1 channels"),
             (json!({"vision_config_dict": []}), "vision_config_dict is not an object"),

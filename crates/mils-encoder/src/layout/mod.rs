@@ -4,6 +4,7 @@ mod fields;
 mod hugging_face;
 mod open_clip;
 mod processor;
+mod viclip;
 
 pub(crate) use fields::{Fields, activation, as_count, read_json};
 
@@ -21,6 +22,15 @@ pub(crate) enum Names {
     HuggingFace,
     /// open_clip; its image tower may be one of timm's.
     OpenClip(open_clip::Head),
+    /// ViCLIP's own: its published file.
+    ViClip,
+}
+
+/// The tensor that says how large scores are, and what is made of it.
+#[derive(Clone, Copy)]
+pub(crate) struct ScaleName {
+    pub(crate) name: &'static str,
+    pub(crate) read: fn(f32) -> f32,
 }
 
 /// A checkpoint's configuration, whatever its layout.
@@ -42,6 +52,24 @@ impl Names {
         match self {
             Self::HuggingFace => hugging_face::source(arch, tensor),
             Self::OpenClip(head) => open_clip::source(arch, tensor, head, custom),
+            Self::ViClip => viclip::source(arch, tensor),
+        }
+    }
+
+    /// The number by which cosines are multiplied.
+    pub(crate) fn scale(self) -> ScaleName {
+        match self {
+            Self::HuggingFace | Self::OpenClip(_) => ScaleName { name: "logit_scale", read: f32::exp },
+            // A temperature, by which they are divided.
+            Self::ViClip => ScaleName { name: "temp", read: f32::recip },
+        }
+    }
+
+    /// Where tokenizer.json is found if the checkpoint's own repository has none.
+    pub(crate) fn tokenizer_of(self) -> Option<&'static str> {
+        match self {
+            Self::HuggingFace | Self::OpenClip(_) => None,
+            Self::ViClip => Some("openai/clip-vit-large-patch14"),
         }
     }
 }
@@ -54,6 +82,14 @@ pub(crate) fn describe(folder: &Path) -> Result<Description, EncoderError> {
     let there = |name: &str| folder.join(name).exists();
     let (hf, open) = (folder.join("config.json"), folder.join("open_clip_config.json"));
     let weights = |name: &str| there(name) || there(&format!("{name}.index.json"));
+    // A file that was converted has no configuration at all; the hub's copy of it has one that only its code reads.
+    if !open.exists()
+        && !hugging_face::reads(&hf)?
+        && let Some(described) = viclip::describe(folder)?
+    {
+        described.arch.check().map_err(|problem| EncoderError::file(&described.config, problem))?;
+        return Ok(described);
+    }
     // Some repositories have both configurations: then the one whose weights are there.
     let only_open = open.exists() && (!hf.exists() || !weights(hugging_face::WEIGHTS) && weights(open_clip::WEIGHTS));
     let described = if only_open { open_clip::describe(folder, &open)? } else { hugging_face::describe(folder, &hf)? };

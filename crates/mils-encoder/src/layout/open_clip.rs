@@ -147,6 +147,7 @@ fn own_vision(vision: &Fields, quick: bool) -> Result<ImageTower, String> {
     let (height, columns) = vision.size("image_size", 224)?;
     Ok(ImageTower {
         blocks: blocks(vision, width, width.checked_div(head).unwrap_or_default(), quick)?,
+        frames: 1,
         patch: vision.count("patch_size", 16)?,
         size: ImageSize::Fixed { height, width: columns },
         class_token: true,
@@ -241,6 +242,7 @@ fn timm_vision(vision: &Fields, name: &str, head: Option<Head>, file: &Checkpoin
     };
     Ok(ImageTower {
         blocks: Blocks { width, mlp: first("blocks.0.mlp.fc1.weight")?, layers, heads, activation, eps },
+        frames: 1,
         patch,
         size: ImageSize::Fixed { height, width: columns },
         class_token,
@@ -303,7 +305,7 @@ pub(crate) fn source(arch: &Architecture, tensor: &Tensor, head: Head, custom: b
 }
 
 /// A tensor of open_clip's own towers.
-fn own(arch: &Architecture, tensor: &Tensor, prefix: &str) -> Source {
+pub(crate) fn own(arch: &Architecture, tensor: &Tensor, prefix: &str) -> Source {
     let parts = tensor.parts();
     let leaf = parts.leaf;
     let at = parts.block.map(|block| format!("{prefix}transformer.resblocks.{block}.")).unwrap_or(prefix.to_owned());

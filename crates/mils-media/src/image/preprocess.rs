@@ -6,7 +6,7 @@ use fast_image_resize::{FilterType, ResizeAlg};
 use image::RgbImage;
 use std::borrow::Cow;
 
-/// Resampling filters, as Pillow has them; all but `Nearest` with antialiasing.
+/// Resampling filters, as Pillow has them, and one of OpenCV's; all but `Nearest` and `Interpolate` with antialiasing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resample {
@@ -22,6 +22,8 @@ pub enum Resample {
     Box,
     /// Pillow's 5.
     Hamming,
+    /// Between the two nearest pixels of each axis, whatever the scale: OpenCV's `INTER_LINEAR`, its default.
+    Interpolate,
 }
 
 impl Resample {
@@ -39,6 +41,7 @@ impl Resample {
             Self::Bicubic => FilterType::CatmullRom,
             Self::Box => FilterType::Box,
             Self::Hamming => FilterType::Hamming,
+            Self::Interpolate => return ResizeAlg::Interpolation(FilterType::Bilinear),
         })
     }
 }

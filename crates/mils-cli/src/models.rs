@@ -1,0 +1,177 @@
+//! `mils models`: what is done with models' files. `convert` makes safetensors of PyTorch's checkpoints.
+
+use crate::args::same_file;
+use crate::interrupt::{INTERRUPTED, on_ctrl_c};
+use crate::output::{Output, check};
+use crate::progress::Progress;
+use crate::show::tell;
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand, ValueEnum};
+use mils_pth::{Checkpoint, Options, PthError};
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+/// The subcommands of `mils models`.
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// Make safetensors of a PyTorch checkpoint, without running anything that is in it
+    Convert(ConvertArgs),
+}
+
+const CONVERT_EXAMPLES: &str = "\
+Examples:
+  mils models convert ViClip-InternVid-10M-FLT.pth viclip/model.safetensors --prefix model.
+  mils models convert imagebind_huge.pth imagebind/model.safetensors
+  mils models convert pytorch_model.bin model.safetensors --format json | jq .tensors
+
+A .pth, .pt or .bin file of torch.save is a program that may call any function. It is read here by
+a machine that knows none: dictionaries of tensors are converted, and a file that asks for anything
+else is refused with the name of what it asked for. --skip-objects passes such parts over instead,
+as a training run's configuration beside the weights; they are not run then either.
+
+Names of nested dictionaries are joined with dots. The file is mapped, and the result written beside
+its place and put there at the end; it takes as much disk as the tensors have bytes.
+
+Exit codes: 0 done, 1 the file cannot be converted, 2 wrong usage, 130 interrupted.";
+
+/// How what was done is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConvertFormat {
+    /// A line for people
+    Text,
+    /// One JSON object: input, output, tensors, bytes, other_values and skipped
+    Json,
+}
+
+/// `mils models convert`.
+#[derive(Debug, Args)]
+#[command(after_help = CONVERT_EXAMPLES)]
+pub struct ConvertArgs {
+    /// The checkpoint: a file of torch.save, of either of its formats
+    #[arg(value_name = "IN.pth")]
+    pub input: PathBuf,
+
+    /// Where to write
+    #[arg(value_name = "OUT.safetensors")]
+    pub output: PathBuf,
+
+    /// Take only tensors whose names begin with this, and take it off
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    pub prefix: String,
+
+    /// Pass over objects of other code, in place of refusing the file
+    #[arg(long)]
+    pub skip_objects: bool,
+
+    /// How what was done is printed
+    #[arg(long, value_enum, default_value_t = ConvertFormat::Text)]
+    pub format: ConvertFormat,
+
+    /// Print nothing but the result and errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+impl ConvertArgs {
+    /// What can only be told of several arguments together.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn check(&self) -> Result<(), String> {
+        if same_file(&self.input, &self.output) {
+            return Err(format!("the result would overwrite the input {}", self.input.display()));
+        }
+        Ok(())
+    }
+}
+
+/// Runs `mils models convert`.
+///
+/// # Errors
+/// If the checkpoint is none, is damaged or asks for code, or the result cannot be written.
+pub fn convert(args: &ConvertArgs) -> Result<ExitCode> {
+    let cancel = on_ctrl_c()?;
+    let options = Options { prefix: args.prefix.clone(), skip_objects: args.skip_objects };
+    let checkpoint = Checkpoint::open(&args.input, &options).map_err(advised)?;
+    check(&args.output).with_context(|| format!("cannot write to {}", args.output.display()))?;
+    let progress = Progress::new(args.quiet, None);
+    let total = checkpoint.bytes();
+    let mut output = Written(Output::open(Some(&args.output), false)?);
+    let written = checkpoint.write_safetensors(&mut output, &mut |done| {
+        progress.say(&format!("{} of {} written", size(done), size(total)));
+        if cancel.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    progress.finish();
+    match written {
+        Err(PthError::Stopped) => return Ok(ExitCode::from(INTERRUPTED)),
+        Err(PthError::Write(error)) => {
+            return Err(error).with_context(|| format!("cannot write to {}", args.output.display()));
+        }
+        other => other?,
+    }
+    output.0.finish()?;
+    report(args, &checkpoint)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Code that is asked for may be beside the weights.
+fn advised(error: PthError) -> anyhow::Error {
+    let code = matches!(error, PthError::Code { .. });
+    let error = anyhow::Error::new(error);
+    if code { anyhow::anyhow!("{error}; --skip-objects leaves such parts out") } else { error }
+}
+
+fn report(args: &ConvertArgs, checkpoint: &Checkpoint) -> Result<()> {
+    let (tensors, bytes) = (checkpoint.tensors().len(), checkpoint.bytes());
+    if !args.quiet && !checkpoint.skipped().is_empty() {
+        tell(&format!("mils: passed over: {}", checkpoint.skipped().join(", ")));
+    }
+    let mut out = io::stdout().lock();
+    match args.format {
+        ConvertFormat::Text => {
+            writeln!(out, "{}: {tensors} tensors, {}", args.output.display(), size(bytes))?;
+        }
+        ConvertFormat::Json => {
+            let line = serde_json::json!({
+                "input": args.input.to_string_lossy(),
+                "output": args.output.to_string_lossy(),
+                "tensors": tensors,
+                "bytes": bytes,
+                "other_values": checkpoint.others(),
+                "skipped": checkpoint.skipped(),
+            });
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    let bytes = bytes as f64;
+    match bytes {
+        0.0..1e6 => format!("{:.1} kB", bytes / 1e3),
+        1e6..1e9 => format!("{:.1} MB", bytes / 1e6),
+        _ => format!("{:.2} GB", bytes / 1e9),
+    }
+}
+
+/// An output as a writer; its errors say already what was written to.
+struct Written(Output);
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.0.write(bytes).map_err(|error| match error.downcast::<io::Error>() {
+            Ok(error) => error,
+            Err(error) => io::Error::other(error),
+        });
+        written.map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -286,15 +286,14 @@ fn ours(folder: &Path, devices: &[Device<'_>], bench: &mut Bench) -> Result<OurE
     Ok(out)
 }
 
-/// Runs whose kernels are timed, in a row.
-const PROFILED: u32 = 3;
-
 /// An encoder on a GPU whose kernels are timed.
 struct Profiled<'a> {
     roof: &'a Roof,
     encoder: Encoder,
     account: Account,
     precision: &'static str,
+    /// Runs that are timed, in a row.
+    runs: u32,
 }
 
 impl Profiled<'_> {
@@ -304,11 +303,11 @@ impl Profiled<'_> {
         // The first run compiles.
         work.input.embed(&mut self.encoder)?;
         self.account.take();
-        for _ in 0..PROFILED {
+        for _ in 0..self.runs {
             work.input.embed(&mut self.encoder)?;
         }
         let (id, title) = (format!("{}-{}", work.id, self.precision), format!("{}, {}", work.title, self.precision));
-        bench.kernels(KernelTable::new(id, title, self.roof.clone(), &self.account.take(), PROFILED));
+        bench.kernels(KernelTable::new(id, title, self.roof.clone(), &self.account.take(), self.runs));
         Ok(())
     }
 }
@@ -322,10 +321,12 @@ fn profiled<'a>(
     let open = |(gpu, roof): (&'a Gpu, &'a Roof)| {
         let half = gpu.activations() == Activations::F16;
         let (precision, held) = if half { ("f16", Precision::F16) } else { ("f32", Precision::F32) };
-        bench.say(&format!("loading in {precision} to time kernels"));
+        bench.say(&format!("loading in {precision} on {} to time kernels", gpu.name()));
         let meter = Meter::new(gpu);
         let encoder = ModelFiles::open_with(folder, held)?.load(&meter)?;
-        Ok(Profiled { roof, encoder, account: meter.account(), precision })
+        // A software driver's figures mean little, and take long.
+        let runs = if gpu.is_software() { 1 } else { 10 };
+        Ok(Profiled { roof, encoder, account: meter.account(), precision, runs })
     };
     gpus.map(open).collect()
 }

@@ -105,7 +105,11 @@ impl KernelTable {
 
 /// A number of this many units a second, with its unit.
 fn rate(value: f64, unit: &str) -> String {
-    let (scaled, prefix) = if value >= 1e12 { (value / 1e12, "T") } else { (value / 1e9, "G") };
+    let (scaled, prefix) = match value {
+        v if v >= 1e12 => (v / 1e12, "T"),
+        v if v >= 1e9 => (v / 1e9, "G"),
+        v => (v / 1e6, "M"),
+    };
     format!("{scaled:.1} {prefix}{unit}")
 }
 

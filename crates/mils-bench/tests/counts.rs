@@ -12,7 +12,7 @@ use mils_bench::checkpoint::{CLIP_B32, Family, Recipe, SIGLIP_B16, SIGLIP_SO400M
 use mils_bench::meter::{Absent, Meter};
 use mils_encoder::{Encoder, ModelFiles, Precision};
 use mils_gpu::{Activations, AdapterKind, Cooperative, Setup};
-use mils_graph::{Backend, DType, Work};
+use mils_graph::{Backend, BackendError, DType, Graph, HostTensor, Program, WeightSet, Work};
 use mils_media::Pixels;
 use std::fmt::Write;
 use std::path::Path;
@@ -87,22 +87,53 @@ fn run(encoder: &mut Encoder, recipe: &Recipe, input: Input) {
     }
 }
 
+/// Several backends that are given the same, so that a large checkpoint is opened once. Results are the last one's.
+struct Together<T>(Vec<T>);
+
+impl Backend for Together<Meter<'_>> {
+    fn name(&self) -> String {
+        "several".into()
+    }
+
+    fn load(&self, weights: Vec<(String, HostTensor)>) -> Result<Box<dyn WeightSet>, BackendError> {
+        let all = self.0.iter().map(|b| b.load(weights.clone())).collect::<Result<_, _>>()?;
+        Ok(Box::new(Together::<Box<dyn WeightSet>>(all)))
+    }
+}
+
+impl WeightSet for Together<Box<dyn WeightSet>> {
+    fn compile(&self, graph: &Graph) -> Result<Box<dyn Program>, BackendError> {
+        let all = self.0.iter().map(|w| w.compile(graph)).collect::<Result<_, _>>()?;
+        Ok(Box::new(Together::<Box<dyn Program>>(all)))
+    }
+}
+
+impl Program for Together<Box<dyn Program>> {
+    fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, BackendError> {
+        self.0.iter_mut().try_fold(vec![], |_, p| p.run(inputs))
+    }
+}
+
 /// The counts of every workload by every setup.
 fn counted() -> Vec<(&'static str, &'static str, Work)> {
     let scratch = tempfile::tempdir().unwrap();
+    let gpus = SETUPS.map(|(_, activations, matrices, cooperative)| Absent {
+        setup: Setup { kind: AdapterKind::Discrete, activations, cooperative },
+        matrices,
+    });
+    let meters = Together(gpus.iter().map(|gpu| Meter::new(gpu)).collect());
     let mut all = Vec::new();
+    let mut encoder: Option<Encoder> = None;
     for (name, recipe, input) in WORK {
         let folder = scratch.path().join(recipe.name);
         if !folder.is_dir() {
             recipe.hollow(&folder).unwrap();
+            encoder = None;
         }
-        for (element, activations, matrices, cooperative) in SETUPS {
-            let gpu = Absent { setup: Setup { kind: AdapterKind::Discrete, activations, cooperative }, matrices };
-            let meter = Meter::new(&gpu);
-            let mut encoder = load(&folder, &meter);
-            run(&mut encoder, &recipe, input);
-            all.push((name, element, meter.account().take()));
-        }
+        let encoder = encoder.get_or_insert_with(|| load(&folder, &meters));
+        run(encoder, &recipe, input);
+        let works = SETUPS.iter().zip(&meters.0).map(|((element, ..), meter)| (name, *element, meter.account().take()));
+        all.extend(works);
     }
     all
 }
@@ -112,7 +143,6 @@ fn summary((name, element, work): &(&'static str, &'static str, Work)) -> Pinned
     (name, element, work.dispatches(), work.moved(), cost.bytes(), cost.flops)
 }
 
-/// One test, so that the large checkpoints are made and read once.
 #[test]
 fn runs_do_what_they_did() {
     let all = counted();

@@ -32,6 +32,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let wanted = |name: &str| only.is_empty() || only.iter().any(|o| name.contains(o.as_str()));
     let gpu = Gpu::open()?;
     println!("{}", gpu.name());
+    if wanted("peaks") {
+        println!("{:?}", gpu.peaks()?);
+    }
     for (m, n, k) in [
         (8, 768, 768),
         (50, 512, 512),

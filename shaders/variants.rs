@@ -21,6 +21,10 @@ pub enum Activation {
     Gelu = 2,
     /// GELU by tanh.
     GeluTanh = 3,
+    /// max(x, 0)
+    Relu = 4,
+    /// tanh x
+    Tanh = 5,
 }
 
 /// How the elements of a matrix or a table lie in its buffer.
@@ -116,6 +120,9 @@ pub const ATTENTION: [Attention; 13] = {
     ]
 };
 
+/// Quads of a head in the variants of attention_bias.wgsl. A thread holds two such rows.
+pub const BIASED_QUADS: [u32; 3] = [8, 16, 32];
+
 impl Attention {
     /// Keys that pass through workgroup memory at a time: as many as leave a part of it for a second workgroup.
     pub const fn keys(self) -> u32 {
@@ -137,6 +144,8 @@ pub enum Kernel {
     Attention(Attention),
     /// attention_row.wgsl
     AttentionRow,
+    /// attention_bias.wgsl, for heads of at most so many quads
+    AttentionBias(u32),
     /// layer_norm.wgsl
     LayerNorm,
     /// l2_normalize.wgsl
@@ -153,11 +162,21 @@ pub enum Kernel {
     PrependToken,
     /// rope.wgsl
     Rope,
+    /// mean_rows.wgsl
+    MeanRows,
+    /// blend.wgsl
+    Blend,
 }
 
 const STORED: [Stored; 3] = [Stored::F32, Stored::F16, Stored::BF16];
-const ACTIVATIONS: [Activation; 4] =
-    [Activation::None, Activation::QuickGelu, Activation::Gelu, Activation::GeluTanh];
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::None,
+    Activation::QuickGelu,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Relu,
+    Activation::Tanh,
+];
 const TILES: [Tile; 4] = [Tile::Any, Tile::Small, Tile::Medium, Tile::Large];
 const BOTH: [bool; 2] = [false, true];
 
@@ -176,7 +195,10 @@ impl Kernel {
             Self::Patchify,
             Self::PrependToken,
             Self::Rope,
+            Self::MeanRows,
+            Self::Blend,
         ];
+        all.extend(BIASED_QUADS.map(Self::AttentionBias));
         all.extend(ATTENTION.map(Self::Attention));
         all.extend(ACTIVATIONS.map(Self::Activation));
         for weight in STORED.into_iter().filter(|s| element == Element::F32 || *s != Stored::F32) {
@@ -237,6 +259,12 @@ impl Kernel {
             Self::Patchify => include_str!("patchify.wgsl").to_owned(),
             Self::PrependToken => include_str!("prepend_token.wgsl").to_owned(),
             Self::Rope => include_str!("rope.wgsl").to_owned(),
+            Self::AttentionBias(quads) => {
+                let sizes = format!("const QUADS: u32 = {quads}u;\nconst KEYS: u32 = {}u;\n", 256 / quads);
+                [&sizes, include_str!("attention_bias.wgsl")].concat()
+            }
+            Self::MeanRows => include_str!("mean_rows.wgsl").to_owned(),
+            Self::Blend => include_str!("blend.wgsl").to_owned(),
         };
         [elements, &parts].concat()
     }

@@ -10,8 +10,16 @@ import sys
 import open_clip
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor, Siglip2Tokenizer
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    Siglip2Tokenizer,
+)
 
+from fixtures import clap
 from fixtures import open_clip as trunks  # noqa: F401  (timm learns the made-up names)
 from fixtures.common import HERE, IMAGES
 
@@ -81,8 +89,33 @@ def of_open_clip(folder, reference):
     return a, b, logits.softmax(-1) if model.logit_bias is None else logits.sigmoid()
 
 
+def of_clap(folder, reference):
+    """Sounds and texts in whole batches. Only sounds that are not cut: where the reference cuts, it draws at random."""
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    longer = extractor.truncation == "fusion"
+    kept = [i for i, s in enumerate(reference["sounds"])
+            if not s["places"] and s["padding"] == extractor.padding and s["longer"] == longer]
+    sounds = [clap.sound(reference["sounds"][i]["seed"], reference["sounds"][i]["samples"]) for i in kept]
+    features = extractor(sounds, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_features"]
+    texts = AutoTokenizer.from_pretrained(folder)(reference["texts"], padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        out = model(input_features=features, is_longer=torch.full((len(kept), 1), longer), **texts)
+    off = [
+        differ(out.audio_embeds, [reference["sounds"][i]["embeds"] for i in kept]),
+        differ(out.text_embeds, reference["text_embeds"]),
+        differ(out.logits_per_audio.softmax(-1), [reference["scores"][i] for i in kept]),
+    ]
+    return off
+
+
 def main():
     worst = 0.0
+    for folder in sorted(p.parent for p in HERE.glob("*/sounds.json")):
+        off = of_clap(folder, json.loads((folder / "sounds.json").read_text()))
+        worst = max(worst, *off)
+        print(folder.name)
+        print("  off by", ", ".join(f"{x:.1e}" for x in off))
     for folder in sorted(p.parent for p in HERE.glob("*/reference.json")):
         reference = json.loads((folder / "reference.json").read_text())
         print(folder.name)

@@ -4,7 +4,7 @@ them.
 Run with the packages of requirements.txt; the results are committed, and no test needs Python. README.md says what each
 folder is, and check_fixtures.py loads them all anew. `--demo-pack` makes only what belongs to the bundled models, with
 the packages of models/demo/train/requirements.txt and pillow==12.1.1: run it after they were trained again. Names of
-families (clip, siglip, open_clip, viclip, imagebind) make only theirs. Every random checkpoint is odd on purpose: head dims 24, 40, 64, 72
+families (clip, siglip, open_clip, clap, viclip, imagebind) make only theirs. Every random checkpoint is odd on purpose: head dims 24, 40, 64, 72
 and 80, widths not divisible by 64, every activation and pooling rule, 1 to 729 image tokens, f32, f16 and bf16 at rest,
 one file and shards.
 """
@@ -84,6 +84,10 @@ def main(families):
         from fixtures import open_clip
 
         open_clip.make()
+    if "clap" in families:
+        from fixtures import clap
+
+        clap.make()
     if "viclip" in families:
         from fixtures import viclip
 
@@ -98,7 +102,11 @@ if __name__ == "__main__":
     asked = sys.argv[1:]
     if "--demo-pack" in asked:
         demo_pack()
+    elif "--clap-of-true-size" in asked:
+        from fixtures import clap
+
+        clap.make_of_true_size()
     else:
-        main(asked or ["clip", "siglip", "open_clip", "viclip", "imagebind"])
+        main(asked or ["clip", "siglip", "open_clip", "clap", "viclip", "imagebind"])
         if not asked:
             demo_pack()

@@ -28,6 +28,8 @@ pub mod tolerance {
     pub const SCORE: f32 = 1e-3;
     /// Least mean Jaccard index of the best 50 of 1,000 texts with those that f32 on the CPU finds.
     pub const RANKS: [(Precision, f64); 3] = [(Precision::F32, 0.98), (Precision::F16, 0.98), (Precision::BF16, 0.98)];
+    /// Largest difference of a log-mel feature, in dB.
+    pub const DECIBELS: f32 = 1e-4;
     /// Largest difference of a resized pixel from Pillow's, in 8-bit steps.
     pub const PIXEL: f32 = 1.01;
 }

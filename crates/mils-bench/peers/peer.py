@@ -2,7 +2,7 @@
 
 Speaks JSON Lines: a request on stdin, an answer on stdout. Started as `peer.py ENGINE THREADS`, it first says which
 versions it has, or what is missing. Times are of the tower's forward pass alone, from tensors in memory to embeddings
-of length 1 in memory.
+of length 1 in memory; or of the feature extractor alone, from samples to spectrograms.
 """
 
 import json
@@ -45,6 +45,12 @@ def tower(model, kind):
         def forward(self, x):
             if kind == "pixels":
                 out = self.model.get_image_features(pixel_values=x)
+            elif kind == "mels":
+                out = self.model.get_audio_features(input_features=x)
+            elif self.model.config.model_type == "clap":
+                # RoBERTa: padding is hidden.
+                mask = (x != self.model.config.text_config.pad_token_id).long()
+                out = self.model.get_text_features(input_ids=x, attention_mask=mask)
             else:
                 out = self.model.get_text_features(input_ids=x)
             # Older versions return the tensor itself.
@@ -76,14 +82,17 @@ class Peer:
         import torch
 
         kind, shape = request["kind"], request["shape"]
-        dtype = {"pixels": np.float32, "tokens": np.uint32}[kind]
-        data = np.fromfile(request["file"], dtype=dtype).reshape(shape)
-        x = torch.from_numpy(data if kind == "pixels" else data.astype(np.int64))
+        floats = kind != "tokens"
+        data = np.fromfile(request["file"], dtype=np.float32 if floats else np.uint32).reshape(shape)
+        if kind == "samples":
+            self.runs[request["id"]] = self.features(data)
+            return {}
+        x = torch.from_numpy(data if floats else data.astype(np.int64))
         module = tower(self.model, kind)
         if self.engine == "ort-f32":
             run = self.session(module, kind, x)
         else:
-            x = x.to(self.model.dtype) if kind == "pixels" else x
+            x = x.to(self.model.dtype) if floats else x
 
             def run():
                 with torch.inference_mode():
@@ -91,6 +100,21 @@ class Peer:
 
         self.runs[request["id"]] = run
         return {}
+
+    def features(self, sounds):
+        """From samples to features, a row a sound; in NumPy, whatever the engine is, so that one will do."""
+        from transformers import AutoFeatureExtractor
+
+        if self.engine != "torch-f32":
+            raise ValueError("features are computed in NumPy, not with this engine; torch-f32 has them")
+        extractor = AutoFeatureExtractor.from_pretrained(self.folder)
+
+        def run():
+            rate = extractor.sampling_rate
+            found = extractor(list(sounds), sampling_rate=rate, return_tensors="pt")["input_features"]
+            return found.flatten(1)
+
+        return run
 
     def session(self, module, kind, x):
         """One graph of fixed shapes for each input, which ONNX Runtime does best on. Kept on disk."""

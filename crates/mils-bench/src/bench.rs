@@ -165,6 +165,14 @@ impl Bench {
         recipe.folder(&self.models, &mut |what| self.say(what))
     }
 
+    /// The folder of CLAP's checkpoint.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn sound_checkpoint(&self) -> Result<PathBuf> {
+        crate::sounds::checkpoint(&self.models, &mut |what| self.say(what))
+    }
+
     /// Starts the peers that were asked for and are there.
     pub fn start_peers(&mut self) -> Vec<(String, Rc<RefCell<Worker>>)> {
         if !self.peers.wanted.is_empty() {

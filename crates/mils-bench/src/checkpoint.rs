@@ -118,13 +118,18 @@ struct Fill {
 
 /// A tensor that is made when it is written: a checkpoint need not fit the memory.
 #[derive(Clone)]
-struct Random {
+pub(crate) struct Random {
     name: String,
     shape: Vec<usize>,
     fill: Fill,
 }
 
 impl Random {
+    /// Elements.
+    pub(crate) fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
     fn values(&self) -> impl Iterator<Item = f32> {
         // By name, so that the order in which tensors are written makes no difference.
         let seed = self
@@ -155,25 +160,25 @@ impl View for &Random {
 
 /// Every tensor of a checkpoint.
 #[derive(Default)]
-struct Tensors(Vec<Random>);
+pub(crate) struct Tensors(pub(crate) Vec<Random>);
 
 impl Tensors {
-    fn add(&mut self, name: String, shape: &[usize], mean: f32, deviation: f32) {
+    pub(crate) fn add(&mut self, name: String, shape: &[usize], mean: f32, deviation: f32) {
         self.0.push(Random { name, shape: shape.to_vec(), fill: Fill { mean, deviation } });
     }
 
     /// A matrix that keeps the deviation of what it is applied to.
-    fn matrix(&mut self, name: String, shape: &[usize]) {
+    pub(crate) fn matrix(&mut self, name: String, shape: &[usize]) {
         let fan_in: usize = shape[1..].iter().product();
         self.add(name, shape, 0.0, 1.0 / (fan_in as f32).sqrt());
     }
 
-    fn linear(&mut self, at: &str, [out, width]: [usize; 2]) {
+    pub(crate) fn linear(&mut self, at: &str, [out, width]: [usize; 2]) {
         self.matrix(format!("{at}.weight"), &[out, width]);
         self.add(format!("{at}.bias"), &[out], 0.0, 0.05);
     }
 
-    fn norm(&mut self, at: &str, width: usize) {
+    pub(crate) fn norm(&mut self, at: &str, width: usize) {
         self.add(format!("{at}.weight"), &[width], 1.0, 0.05);
         self.add(format!("{at}.bias"), &[width], 0.0, 0.05);
     }
@@ -305,12 +310,7 @@ impl Recipe {
         }
     }
 
-    /// A word a token: those of [`captions`] and as many more as the vocabulary has room for.
     fn tokenizer(&self) -> Value {
-        let special = |id: usize, content: &str| {
-            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                   "normalized": false, "special": true})
-        };
         let (specials, processor) = match self.family {
             Family::Clip => {
                 let (bos, eos) = (self.vocab - 2, self.vocab - 1);
@@ -327,32 +327,7 @@ impl Recipe {
                 (vec![(0, "<pad>"), (1, "</s>")], processor)
             }
         };
-        let mut vocab: serde_json::Map<String, Value> =
-            specials.iter().map(|(id, name)| ((*name).to_owned(), (*id).into())).collect();
-        let known = ["<unk>"].into_iter().chain(WORDS.iter().flat_map(|w| w.iter().copied()));
-        let mut known: Vec<String> = known.map(str::to_owned).collect();
-        known.dedup();
-        let free = (0..self.vocab).filter(|id| specials.iter().all(|(taken, _)| taken != id));
-        let mut number = 0;
-        let mut words = known.into_iter();
-        for id in free {
-            let mut word = words.next();
-            while word.as_ref().is_some_and(|w| vocab.contains_key(w)) {
-                word = words.next();
-            }
-            let word = word.unwrap_or_else(|| {
-                number += 1;
-                format!("w{number}")
-            });
-            vocab.insert(word, id.into());
-        }
-        let added: Vec<Value> = specials.iter().map(|(id, name)| special(*id, name)).collect();
-        json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
-            "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"},
-            "post_processor": processor, "decoder": null,
-            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
-        })
+        word_tokenizer(self.vocab, &specials, &processor)
     }
 
     /// The checkpoint's folder below `models`, made where it is not there yet. `say` is told if that takes a while.
@@ -360,35 +335,82 @@ impl Recipe {
     /// # Errors
     /// If it cannot be written.
     pub fn folder(&self, models: &Path, say: &mut dyn FnMut(&str)) -> Result<PathBuf> {
-        let folder = models.join(format!("{}-v{VERSION}", self.name));
-        if folder.join("model.safetensors").is_file() {
-            return Ok(folder);
-        }
-        let bytes = self.weight_bytes(size_of::<f32>());
-        say(&format!("making {} ({:.1} GB of random weights)", folder.display(), bytes as f64 / 1e9));
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let mut tokenizer_config = json!({"tokenizer_class": "CLIPTokenizer"});
         if self.family == Family::Siglip {
             tokenizer_config = json!({"tokenizer_class": "SiglipTokenizer", "pad_token": "</s>", "eos_token": "</s>"});
         }
-        for (name, value) in [
-            ("config.json", self.config()),
-            ("preprocessor_config.json", self.processor()),
-            ("tokenizer.json", self.tokenizer()),
-            ("tokenizer_config.json", tokenizer_config),
-        ] {
-            let path = folder.join(name);
-            std::fs::write(&path, value.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        // Whole or not at all: the file has its name when it is complete.
-        let (part, path) = (folder.join("model.safetensors.part"), folder.join("model.safetensors"));
-        let tensors = self.tensors();
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        safetensors::serialize_to_file(tensors.iter().map(|t| (t.name.as_str(), t)), Some(metadata), &part)
-            .with_context(|| format!("cannot write {}", part.display()))?;
-        std::fs::rename(&part, &path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(folder)
+        let files = || {
+            [
+                ("config.json", self.config()),
+                ("preprocessor_config.json", self.processor()),
+                ("tokenizer.json", self.tokenizer()),
+                ("tokenizer_config.json", tokenizer_config.clone()),
+            ]
+        };
+        write_checkpoint(models, self.name, files, &self.tensors(), say)
     }
+}
+
+/// A checkpoint's folder below `models`, made where it is not there yet.
+pub(crate) fn write_checkpoint(
+    models: &Path,
+    name: &str,
+    files: impl FnOnce() -> [(&'static str, Value); 4],
+    tensors: &[Random],
+    say: &mut dyn FnMut(&str),
+) -> Result<PathBuf> {
+    let folder = models.join(format!("{name}-v{VERSION}"));
+    if folder.join("model.safetensors").is_file() {
+        return Ok(folder);
+    }
+    let bytes = tensors.iter().map(Random::elements).sum::<usize>() * size_of::<f32>();
+    say(&format!("making {} ({:.1} GB of random weights)", folder.display(), bytes as f64 / 1e9));
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (name, value) in files() {
+        let path = folder.join(name);
+        std::fs::write(&path, value.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    // Whole or not at all: the file has its name when it is complete.
+    let (part, path) = (folder.join("model.safetensors.part"), folder.join("model.safetensors"));
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(tensors.iter().map(|t| (t.name.as_str(), t)), Some(metadata), &part)
+        .with_context(|| format!("cannot write {}", part.display()))?;
+    std::fs::rename(&part, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(folder)
+}
+
+/// A tokenizer of a word a token: those of [`captions`] and as many more as the vocabulary has room for.
+pub(crate) fn word_tokenizer(size: usize, specials: &[(usize, &str)], processor: &Value) -> Value {
+    let special = |id: usize, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    let mut vocab: serde_json::Map<String, Value> =
+        specials.iter().map(|(id, name)| ((*name).to_owned(), (*id).into())).collect();
+    let known = ["<unk>"].into_iter().chain(WORDS.iter().flat_map(|w| w.iter().copied()));
+    let mut known: Vec<String> = known.map(str::to_owned).collect();
+    known.dedup();
+    let free = (0..size).filter(|id| specials.iter().all(|(taken, _)| taken != id));
+    let mut number = 0;
+    let mut words = known.into_iter();
+    for id in free {
+        let mut word = words.next();
+        while word.as_ref().is_some_and(|w| vocab.contains_key(w)) {
+            word = words.next();
+        }
+        let word = word.unwrap_or_else(|| {
+            number += 1;
+            format!("w{number}")
+        });
+        vocab.insert(word, id.into());
+    }
+    let added: Vec<Value> = specials.iter().map(|(id, name)| special(*id, name)).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": processor, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+    })
 }
 
 /// What captions are made of, column by column.

@@ -88,7 +88,7 @@ struct Work {
 }
 
 /// Seconds of one of `repeats` runs in a row.
-fn per_run(repeats: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+pub(crate) fn per_run(repeats: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     let begin = Instant::now();
     for _ in 0..repeats {
         run()?;
@@ -96,12 +96,12 @@ fn per_run(repeats: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(begin.elapsed().as_secs_f64() / repeats as f64)
 }
 
-fn repeats(seconds: f64) -> usize {
+pub(crate) fn repeats(seconds: f64) -> usize {
     ((TURN / seconds.max(1e-6)).ceil() as usize).clamp(1, 50)
 }
 
 /// Least cosine of two lists of rows.
-fn least_cosine(a: &Embeddings, b: &Embeddings) -> f64 {
+pub(crate) fn least_cosine(a: &Embeddings, b: &Embeddings) -> f64 {
     // Rows that were scaled to length 1 in bf16 are not quite of it.
     let length = |e: &Embeddings, i: usize| f64::from(e.dot(i, e, i)).sqrt();
     let cosine = |i: usize| f64::from(a.dot(i, b, i)) / (length(a, i) * length(b, i));
@@ -140,7 +140,8 @@ impl Contestant for Ours {
     }
 }
 
-struct Peer {
+/// A peer with one input.
+pub(crate) struct Peer {
     name: String,
     worker: Rc<RefCell<Worker>>,
     input: String,
@@ -177,19 +178,17 @@ impl Contestant for Peer {
 
 impl Peer {
     /// Gives the worker its input and holds what it makes of it against ours.
-    fn new(
+    pub(crate) fn new(
         (peer, worker): (&str, &Rc<RefCell<Worker>>),
-        work: &Work,
-        (length, suffix): &(usize, String),
+        (input, suffix): (String, &str),
+        (kind, shape, bytes): (&str, &[usize], &[u8]),
         scratch: &Path,
         reference: &Embeddings,
     ) -> Result<Self> {
-        let (kind, shape, bytes) = work.input.raw(*length, work.pad);
         let file = scratch.join("input.raw");
         std::fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
-        let input = format!("{}-{length}", work.id);
         let mut asked = worker.borrow_mut();
-        asked.ask::<Done>(&Ask::Input { id: &input, kind, shape: &shape, file: &file })?;
+        asked.ask::<Done>(&Ask::Input { id: &input, kind, shape, file: &file })?;
         let Embedded { shape, data } = asked.ask(&Ask::Embed { id: &input })?;
         let rows = Embeddings::new(shape[1], data)?;
         if shape != [reference.len(), reference.dim()] {
@@ -337,7 +336,9 @@ fn table(
     for (name, worker) in workers {
         for length in &work.lengths {
             bench.say(&format!("{name} prepares {}", work.title));
-            match Peer::new((name, worker), work, length, scratch.path(), &reference) {
+            let (kind, shape, bytes) = work.input.raw(length.0, work.pad);
+            let named = (format!("{}-{}", work.id, length.0), &length.1[..]);
+            match Peer::new((name, worker), named, (kind, &shape, &bytes), scratch.path(), &reference) {
                 Ok(peer) => contestants.push(Box::new(peer)),
                 Err(problem) => bench.note(format!("{name}{} is left out of {}: {problem:#}", length.1, work.id)),
             }

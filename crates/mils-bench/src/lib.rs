@@ -20,4 +20,5 @@ pub mod peer;
 pub mod quality;
 pub mod recombine;
 pub mod runs;
+pub mod sounds;
 pub mod stats;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use mils_bench::bench::{Bench, BenchArgs};
 use mils_bench::quality::{self, Arm, Setup};
-use mils_bench::{encoders, generation, lists, load, runs};
+use mils_bench::{encoders, generation, lists, load, runs, sounds};
 use mils_cli::backend::BackendChoice;
 use mils_cli::interrupt::{INTERRUPTED, on_ctrl_c};
 use std::path::PathBuf;
@@ -31,6 +31,11 @@ struct Args {
 enum Command {
     /// Time the encoders' forward passes, beside peers
     Encoders {
+        #[command(flatten)]
+        args: BenchArgs,
+    },
+    /// Time CLAP's features of sounds and its towers, beside transformers
+    Sounds {
         #[command(flatten)]
         args: BenchArgs,
     },
@@ -128,13 +133,14 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Encoders { args } => speed(args, &[encoders::run]),
+        Command::Sounds { args } => speed(args, &[sounds::run]),
         Command::Load { args } => speed(args, &[load::run]),
         Command::LoadOne { folder, precision, images, threads } => {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
             println!("{}", serde_json::to_string(&load::load(&folder, &precision, images)?)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::All { args } => speed(args, &[encoders::run, load::run, generation::run, runs::run]),
+        Command::All { args } => speed(args, &[encoders::run, sounds::run, load::run, generation::run, runs::run]),
         Command::Runs { args } => speed(args, &[runs::run]),
         Command::Generation { args } => speed(args, &[generation::run]),
         Command::Quality { scenes, seed, pack, steps, backend, only_loop, show, json } => {

@@ -31,11 +31,12 @@ pub enum Ask<'a> {
         /// For files of the worker's own.
         cache: &'a Path,
     },
-    /// Keep an input under a name. Raw numbers lie in a file: f32 pixels, or u32 token ids.
+    /// Keep an input under a name. Raw numbers lie in a file: f32 pixels, samples or mels,
+    /// or u32 token ids.
     Input {
         /// The name.
         id: &'a str,
-        /// `pixels` or `tokens`.
+        /// `pixels`, `samples`, `mels` or `tokens`.
         kind: &'a str,
         /// Its shape.
         shape: &'a [usize],

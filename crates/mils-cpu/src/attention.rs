@@ -34,6 +34,39 @@ impl AttentionShape {
     }
 }
 
+/// What is added to the scores, [G, H, Sq, Sk]; sequence b takes b mod G.
+#[derive(Clone, Copy)]
+pub(crate) struct Bias<'a> {
+    all: &'a [f32],
+    groups: usize,
+}
+
+impl<'a> Bias<'a> {
+    /// Whole biases of a shape.
+    ///
+    /// # Panics
+    /// If there are not some.
+    pub(crate) fn new(all: &'a [f32], s: AttentionShape) -> Self {
+        let groups = all.len() / (s.heads * s.queries * s.keys);
+        assert!(groups > 0 && all.len() == groups * s.heads * s.queries * s.keys, "attention: the bias does not fit");
+        Self { all, groups }
+    }
+
+    /// Of one query of a task: a head of a sequence.
+    #[inline(always)]
+    pub(crate) fn row(self, s: AttentionShape, task: usize, query: usize) -> &'a [f32] {
+        let (b, h) = (task / s.heads, task % s.heads);
+        let at = ((b % self.groups * s.heads + h) * s.queries + query) * s.keys;
+        &self.all[at..at + s.keys]
+    }
+}
+
+/// Adds a bias to scores; what is beyond the shorter of the two is left alone.
+#[inline(always)]
+pub(crate) fn add_bias(scores: &mut [f32], bias: &[f32]) {
+    scores.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+}
+
 /// Scores that a thread holds at a time: 1 MiB, which stays in a core's cache. Without a bound, a long sequence would
 /// need the square of its length.
 const MOST_SCORES: usize = 1 << 18;
@@ -42,13 +75,18 @@ const MOST_SCORES: usize = 1 << 18;
 /// batch row, which takes its queries in blocks. A query that does not see a key does not see its NaN either.
 /// `lengths`, `[B]`, are from 1 to Sk.
 pub fn attention(out: &mut [f32], [q, k, v]: [&[f32]; 3], lengths: Option<&[u32]>, s: AttentionShape) {
-    attention_in_blocks(out, [q, k, v], lengths, s, MOST_SCORES);
+    attention_in_blocks(out, [q, k, v], (lengths, None), s, MOST_SCORES);
+}
+
+/// Attention with a bias [G, H, Sq, Sk]; see `mils_graph::BiasedAttention`.
+pub fn biased_attention(out: &mut [f32], [q, k, v]: [&[f32]; 3], bias: &[f32], s: AttentionShape) {
+    attention_in_blocks(out, [q, k, v], (None, Some(Bias::new(bias, s))), s, MOST_SCORES);
 }
 
 fn attention_in_blocks(
     out: &mut [f32],
     [q, k, v]: [&[f32]; 3],
-    lengths: Option<&[u32]>,
+    (lengths, bias): (Option<&[u32]>, Option<Bias<'_>>),
     s: AttentionShape,
     most_scores: usize,
 ) {
@@ -76,6 +114,9 @@ fn attention_in_blocks(
                     #[inline(always)]
                     || {
                         for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+                            if let Some(bias) = bias {
+                                add_bias(row, bias.row(s, task, first + i));
+                            }
                             softmax(row, sees(first + i));
                         }
                     },
@@ -165,7 +206,7 @@ mod tests {
             let (q, k, v) = (waves(n, 0.3), waves(n, 0.7), waves(n, 1.1));
             let run = |most| {
                 let mut out = vec![f32::NAN; n];
-                attention_in_blocks(&mut out, [&q, &k, &v], lengths, s, most);
+                attention_in_blocks(&mut out, [&q, &k, &v], (lengths, None), s, most);
                 out
             };
             let whole = run(1 << 10);

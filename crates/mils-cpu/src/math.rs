@@ -61,6 +61,15 @@ pub fn activate(activation: Activation, x: f32) -> f32 {
             let z = 0.797_884_6 * (x + 0.044_715 * x * x * x);
             x / (1.0 + exp(-2.0 * z))
         }
+        // Not `max`, which would drop a NaN.
+        Activation::Relu => {
+            if x < 0.0 {
+                0.0
+            } else {
+                x
+            }
+        }
+        Activation::Tanh => 1.0 - 2.0 / (1.0 + exp(2.0 * x)),
     }
 }
 
@@ -72,6 +81,8 @@ pub(crate) fn activate_row(row: &mut [f32], activation: Activation) {
         Activation::QuickGelu => row.iter_mut().for_each(|v| *v = activate(Activation::QuickGelu, *v)),
         Activation::Gelu => row.iter_mut().for_each(|v| *v = activate(Activation::Gelu, *v)),
         Activation::GeluTanh => row.iter_mut().for_each(|v| *v = activate(Activation::GeluTanh, *v)),
+        Activation::Relu => row.iter_mut().for_each(|v| *v = activate(Activation::Relu, *v)),
+        Activation::Tanh => row.iter_mut().for_each(|v| *v = activate(Activation::Tanh, *v)),
     }
 }
 
@@ -134,6 +145,20 @@ mod tests {
             assert_eq!(activate(activation, 0.0), 0.0);
             assert!(activate(activation, f32::NAN).is_nan(), "{activation:?}");
         }
+    }
+
+    #[test]
+    fn relu_and_tanh_at_known_points() {
+        for (x, y) in [(-2.0, 0.0), (0.0, 0.0), (3.5, 3.5), (f32::INFINITY, f32::INFINITY), (f32::NEG_INFINITY, 0.0)] {
+            assert_eq!(activate(Activation::Relu, x), y, "relu({x})");
+        }
+        for i in -1000..=1000 {
+            let x = i as f32 / 50.0;
+            let found = activate(Activation::Tanh, x);
+            assert!((found - x.tanh()).abs() < 3e-7, "tanh({x}) = {found}");
+        }
+        assert_eq!([1e9, -1e9, f32::INFINITY].map(|x| activate(Activation::Tanh, x)), [1.0, -1.0, 1.0]);
+        assert!(activate(Activation::Relu, f32::NAN).is_nan() && activate(Activation::Tanh, f32::NAN).is_nan());
     }
 
     #[test]

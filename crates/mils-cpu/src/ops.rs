@@ -6,7 +6,7 @@ use crate::math;
 use mils_graph::Activation;
 use rayon::prelude::*;
 
-pub use crate::attention::{AttentionShape, attention};
+pub use crate::attention::{AttentionShape, attention, biased_attention};
 pub use crate::linear::{Epilogue, linear};
 
 /// Rows are handed to threads in pieces of at least this many elements.
@@ -53,9 +53,12 @@ pub fn layer_norm(out: &mut [f32], x: &[f32], gamma: &[f32], beta: &[f32], eps: 
 
 /// Rows of `table` `[V, D]` by number, `[M]` to `[M, D]`.
 pub fn gather(out: &mut [f32], table: Held<'_>, rows: &[u32], d: usize) {
-    for (out, &row) in out.chunks_exact_mut(d).zip(rows) {
-        table.read(row as usize * d, out);
-    }
+    let piece = rows_per_piece(d);
+    out.par_chunks_mut(piece * d).zip(rows.par_chunks(piece)).for_each(|(out, rows)| {
+        for (out, &row) in out.chunks_exact_mut(d).zip(rows) {
+            table.read(row as usize * d, out);
+        }
+    });
 }
 
 /// a + b, `[.., S]` + `[S]`, b repeated along a.
@@ -121,6 +124,45 @@ fn rotate(out: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
+/// Means over the rows of every sequence of `tokens` rows of `d` elements, sums in f64: `[B, S, D]` to `[B, D]`.
+pub fn mean_rows(out: &mut [f32], x: &[f32], tokens: usize, d: usize) {
+    /// Columns whose sums are side by side in a core's nearest cache.
+    const COLUMNS: usize = 64;
+    for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(tokens * d)) {
+        out.par_chunks_mut(COLUMNS).enumerate().for_each(|(i, out)| {
+            let mut sums = [0.0_f64; COLUMNS];
+            for row in x.chunks_exact(d) {
+                let row = &row[i * COLUMNS..i * COLUMNS + out.len()];
+                sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
+            }
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = (sum / tokens as f64) as f32);
+        });
+    }
+}
+
+/// `2 (w a + (1 - w) b)` with `w = sigmoid(gate + shared)`, `[B, S, D]` with `tokens` = S; `shared` is `[B, D]`.
+pub fn blend(out: &mut [f32], [a, b, gate]: [&[f32]; 3], shared: &[f32], tokens: usize, d: usize) {
+    let rows = rows_per_piece(d);
+    let inputs = (a.par_chunks(rows * d), b.par_chunks(rows * d), gate.par_chunks(rows * d));
+    let pieces = out.par_chunks_mut(rows * d).zip_eq(inputs.0).zip_eq(inputs.1).zip_eq(inputs.2);
+    pieces.enumerate().for_each(|(piece, (((out, a), b), gate))| {
+        math::wide(
+            #[inline(always)]
+            || {
+                for (i, out) in out.chunks_exact_mut(d).enumerate() {
+                    let sequence = (piece * rows + i) / tokens;
+                    let [a, b, gate] = [a, b, gate].map(|all| &all[i * d..(i + 1) * d]);
+                    let shared = &shared[sequence * d..(sequence + 1) * d];
+                    for ((((o, &a), &b), &gate), &shared) in out.iter_mut().zip(a).zip(b).zip(gate).zip(shared) {
+                        let w = 1.0 / (1.0 + math::exp(-(gate + shared)));
+                        *o = 2.0 * (w * a + (1.0 - w) * b);
+                    }
+                }
+            },
+        );
+    });
+}
+
 /// Rows of `d` elements over the larger of their length and 1e-12. A row with NaN becomes NaN.
 pub fn l2_normalize(out: &mut [f32], x: &[f32], d: usize) {
     for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
@@ -159,6 +201,34 @@ mod tests {
         assert_eq!(out[..2], [0.0, 0.0]);
         assert!((out[2] - 0.3).abs() < 1e-6 && (out[3] - 0.4).abs() < 1e-6, "{out:?}");
         assert!(out[4].is_nan() && out[5].is_nan(), "{out:?}");
+    }
+
+    #[test]
+    fn means_are_of_each_sequence() {
+        let (tokens, d) = (300, 70);
+        let x: Vec<f32> = waves(2 * tokens * d, 0.1).into_iter().map(|v| v + 1e4).collect();
+        let mut out = vec![f32::NAN; 2 * d];
+        mean_rows(&mut out, &x, tokens, d);
+        for (i, out) in out.iter().enumerate() {
+            let column = (0..tokens).map(|t| f64::from(x[(i / d * tokens + t) * d + i % d]));
+            assert_eq!(*out, (column.sum::<f64>() / tokens as f64) as f32, "element {i}");
+        }
+    }
+
+    #[test]
+    fn blends_go_from_twice_the_one_to_twice_the_other() {
+        // More rows than a piece has, so that sequences change within one.
+        let (batch, tokens, d) = (3, 500, 6);
+        let n = batch * tokens * d;
+        let (a, b, gate) = (waves(n, 0.1), waves(n, 0.3), waves(n, 0.7));
+        let shared: Vec<f32> = (0..batch * d).map(|i| [-200.0, 0.0, 200.0][i / d]).collect();
+        let mut out = vec![f32::NAN; n];
+        blend(&mut out, [&a, &b, &gate], &shared, tokens, d);
+        for i in 0..n {
+            let w = 1.0 / (1.0 + (-gate[i]).exp());
+            let expected = [2.0 * b[i], 2.0 * (w * a[i] + (1.0 - w) * b[i]), 2.0 * a[i]][i / (tokens * d)];
+            assert!((out[i] - expected).abs() < 1e-6, "element {i}: {} is not {expected}", out[i]);
+        }
     }
 
     #[test]

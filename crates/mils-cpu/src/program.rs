@@ -1,12 +1,13 @@
 //! Graphs on the CPU: which buffer each value lives in, and the loop over the nodes.
 
+use crate::attention::Bias;
 use crate::held::Held;
 use crate::ops::{self, AttentionShape, Epilogue};
 use crate::tiled::{self, Packed, Scratch};
 use crate::weights::{Weight, held};
 use mils_graph::{
-    Attention, Backend, BackendError, DType, Graph, HostTensor, Linear, Op, Place, Plan, Program, ValueId, WeightSet,
-    check_weights,
+    Attention, Backend, BackendError, BiasedAttention, DType, Graph, HostTensor, Linear, Op, Place, Plan, Program,
+    ValueId, WeightSet, check_weights,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -199,8 +200,17 @@ impl CpuProgram {
                 };
                 let lengths = lengths.map(|id| self.indices(inputs, id));
                 let [q, k, v] = [q, k, v].map(value);
-                if !tiled::attention(out, [q, k, v], lengths, s) {
+                if !tiled::attention(out, [q, k, v], (lengths, None), s) {
                     ops::attention(out, [q, k, v], lengths, s);
+                }
+            }
+            Op::BiasedAttention(BiasedAttention { q, k, v, bias, heads, scale }) => {
+                let (batch, queries, keys) = (shape(q)[0], shape(q)[1], shape(k)[1]);
+                let head_dim = shape(q)[2] / heads;
+                let s = AttentionShape { batch, queries, keys, heads, head_dim, causal: false, scale };
+                let [q, k, v, bias] = [q, k, v, bias].map(value);
+                if !tiled::attention(out, [q, k, v], (None, Some(Bias::new(bias, s))), s) {
+                    ops::biased_attention(out, [q, k, v], bias, s);
                 }
             }
             Op::Embedding { table, ids } => {
@@ -217,6 +227,10 @@ impl CpuProgram {
             Op::PrependToken { token, x } => ops::prepend(out, value(token), value(x), shape(x)[1]),
             Op::Rope { x, cos, sin, heads } => {
                 ops::rope(out, value(x), [cos, sin].map(value), heads, shape(cos)[1]);
+            }
+            Op::MeanRows { x } => ops::mean_rows(out, value(x), shape(x)[1], shape(x)[2]),
+            Op::Blend { a, b, gate, shared } => {
+                ops::blend(out, [a, b, gate].map(value), value(shared), shape(a)[1], shape(a)[2]);
             }
             Op::L2Normalize { x } => ops::l2_normalize(out, value(x), self.graph.node(x).width()),
             Op::Activation { x, activation } => ops::activation(out, value(x), activation),

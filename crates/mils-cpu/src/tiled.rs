@@ -1,7 +1,7 @@
 //! Linear layers and attention on the tiles of [`crate::avx512`]: how work is cut for threads and caches.
 #![expect(unsafe_code, reason = "threads write their own parts of one result, through the tiles")]
 
-use crate::attention::{AttentionShape, all_finite, softmax};
+use crate::attention::{AttentionShape, Bias, add_bias, all_finite, softmax};
 use crate::avx512::{ROWS, Tile, available, dot_tile, round_to_bf16, tile};
 use crate::held::Held;
 use crate::linear::{Epilogue, finish};
@@ -200,7 +200,12 @@ struct Head {
 
 /// [`crate::attention::attention`] on tiles. False, and nothing is done, where this CPU has none, or where a value is
 /// not finite that some query must not see: 0 · NaN would spread it.
-pub(crate) fn attention(out: &mut [f32], [q, k, v]: [&[f32]; 3], lengths: Option<&[u32]>, s: AttentionShape) -> bool {
+pub(crate) fn attention(
+    out: &mut [f32],
+    [q, k, v]: [&[f32]; 3],
+    (lengths, bias): (Option<&[u32]>, Option<Bias<'_>>),
+    s: AttentionShape,
+) -> bool {
     if !available() || (s.causal && !all_finite(v)) {
         return false;
     }
@@ -227,6 +232,9 @@ pub(crate) fn attention(out: &mut [f32], [q, k, v]: [&[f32]; 3], lengths: Option
                 #[inline(always)]
                 || {
                     for (i, row) in head.scores.chunks_exact_mut(stride).take(count).enumerate() {
+                        if let Some(bias) = bias {
+                            add_bias(&mut row[..keys], bias.row(s, task, first + i));
+                        }
                         softmax(&mut row[..keys], sees(first + i));
                     }
                 },
@@ -374,13 +382,32 @@ mod tests {
                     let (k, v) = (waves(batch * keys * width, 0.7), waves(batch * keys * width, 1.1));
                     let (mut expected, mut out) = (vec![0.0; q.len()], vec![f32::NAN; q.len()]);
                     plain(&mut expected, [&q, &k, &v], lengths.as_deref(), s);
-                    if !attention(&mut out, [&q, &k, &v], lengths.as_deref(), s) {
+                    if !attention(&mut out, [&q, &k, &v], (lengths.as_deref(), None), s) {
                         return skipped("AVX-512");
                     }
                     let worst = worst(&out, &expected);
                     assert!(worst <= 1e-5, "{s:?} {lengths:?}: differs by {worst}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn biased_attention_is_what_the_plain_one_is() {
+        for (batch, groups, [queries, keys], heads, head_dim) in
+            [(6, 3, [16, 16], 2, 24), (4, 1, [64, 64], 3, 32), (2, 2, [5, 40], 1, 7)]
+        {
+            let s = AttentionShape { batch, queries, keys, heads, head_dim, causal: false, scale: 0.3 };
+            let width = heads * head_dim;
+            let (q, bias) = (waves(batch * queries * width, 0.3), waves(groups * heads * queries * keys, 0.11));
+            let (k, v) = (waves(batch * keys * width, 0.7), waves(batch * keys * width, 1.1));
+            let (mut expected, mut out) = (vec![0.0; q.len()], vec![f32::NAN; q.len()]);
+            ops::biased_attention(&mut expected, [&q, &k, &v], &bias, s);
+            if !attention(&mut out, [&q, &k, &v], (None, Some(Bias::new(&bias, s))), s) {
+                return skipped("AVX-512");
+            }
+            let worst = worst(&out, &expected);
+            assert!(worst <= 1e-5, "{s:?}: differs by {worst}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What stands for [`crate::tiled`] on CPUs that it has no tiles for: nothing is ever packed.
 
-use crate::attention::AttentionShape;
+use crate::attention::{AttentionShape, Bias};
 use crate::held::Held;
 use crate::linear::Epilogue;
 use crate::program::Math;
@@ -25,7 +25,12 @@ pub(crate) fn linear(_: &mut [f32], _: &[f32], weight: &Packed, _: Epilogue<'_>,
     match *weight {}
 }
 
-pub(crate) fn attention(_: &mut [f32], _: [&[f32]; 3], _: Option<&[u32]>, _: AttentionShape) -> bool {
+pub(crate) fn attention(
+    _: &mut [f32],
+    _: [&[f32]; 3],
+    _: (Option<&[u32]>, Option<Bias<'_>>),
+    _: AttentionShape,
+) -> bool {
     false
 }
 

@@ -1,9 +1,12 @@
-//! Encoders of the CLIP family from the files that the hub ships: images and texts to embeddings in one space.
+//! Encoders of the CLIP family from the files that the hub ships: images, sounds and texts to embeddings in one space.
 //!
 //! CLIP and everything that is one by its files (OpenAI, LAION, DFN, MetaCLIP, PickScore), SigLIP, SigLIP 2 (NaFlex
 //! too) and Perception Encoder core, in the layouts of transformers and of open_clip; and ViCLIP, a CLIP of videos.
 //! Videos are embedded by any of them ([`DualEncoder::embed_videos`]). [`ImageBindFiles`] opens ImageBind's audio and
 //! text towers, whose weights are not for commercial use ([`IMAGEBIND_LICENCE`]).
+//!
+//! Sounds are CLAP's: [`ClapFiles`] opens such a folder, which [`hears_sounds`] tells, and [`ClapEncoder`] embeds samples and
+//! texts.
 //!
 //! [`ModelFiles::open`] reads and checks a checkpoint folder and tells by its files what it is; [`ModelFiles::load`]
 //! puts its weights on a backend; the resulting [`Encoder`] embeds. The forward pass is written once, as a
@@ -34,6 +37,7 @@ mod imagebind;
 mod layout;
 mod positions;
 mod programs;
+mod sound;
 mod tensors;
 mod texts;
 mod tokenizer;
@@ -49,5 +53,9 @@ pub use files::ModelFiles;
 pub use imagebind::{
     AudioTower as ImageBindAudioTower, IMAGEBIND_LICENCE, ImageBindArchitecture, ImageBindEncoder, ImageBindFiles,
     Licence, is_imagebind, kaldi_fbank,
+};
+pub use sound::{
+    AudioTower, ClapEncoder, ClapFiles, Crops, Mels, Padding, RobertaTower, SoundArchitecture, SoundEncoder,
+    SoundFeatures, Stage, Truncation, hears_sounds,
 };
 pub use weights::Precision;

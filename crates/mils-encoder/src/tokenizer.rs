@@ -4,6 +4,7 @@ use crate::EncoderError;
 use crate::arch::{TextPool, TextTower};
 use crate::files::read_text;
 use crate::layout::read_json;
+use crate::sound::RobertaTower;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::path::Path;
@@ -67,6 +68,32 @@ pub(crate) struct TextTokenizer {
     vocab: usize,
 }
 
+/// What a tower wants of its texts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    vocab: usize,
+    /// Most tokens, with begin and end.
+    context: usize,
+    pool: TextPool,
+    /// Whether texts are brought to the full context.
+    padded: bool,
+    /// Whether the token that is read is one that must end a text.
+    ends: bool,
+}
+
+impl Reading {
+    fn of(tower: &TextTower) -> Self {
+        // A tower that sees what is behind the end of a text must be given what it was trained on.
+        let padded = !tower.causal || tower.pool == TextPool::Last;
+        Self { vocab: tower.vocab, context: tower.context, pool: tower.pool, padded, ends: true }
+    }
+
+    /// RoBERTa reads its first token and hides padding.
+    pub(crate) fn roberta(tower: &RobertaTower) -> Self {
+        Self { vocab: tower.vocab, context: tower.context(), pool: TextPool::EndToken(0), padded: false, ends: false }
+    }
+}
+
 /// A text as the model gets it.
 pub(crate) struct Tokens {
     /// At most as many as the context; all of it where the model attends to padding.
@@ -79,12 +106,18 @@ impl TextTokenizer {
     /// Reads tokenizer.json and, where there is one, tokenizer_config.json. The file's own truncation and padding are
     /// switched off: they are settings of its writer.
     pub(crate) fn open(folder: &Path, tower: &TextTower, cleaning: Option<Cleaning>) -> Result<Self, EncoderError> {
+        Self::open_as(folder, Reading::of(tower), cleaning)
+    }
+
+    /// The same for a tower of another kind.
+    pub(crate) fn open_as(folder: &Path, reading: Reading, cleaning: Option<Cleaning>) -> Result<Self, EncoderError> {
+        let Reading { vocab, context, pool, padded, ends } = reading;
         let path = folder.join("tokenizer.json");
         let mut inner = Tokenizer::from_str(&read_text(&path)?).map_err(|e| EncoderError::file(&path, e))?;
         let written = inner.get_padding().map(|p| p.pad_id);
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| EncoderError::file(&path, e))?;
-        let (found, vocab) = (inner.get_vocab_size(true), tower.vocab);
+        let found = inner.get_vocab_size(true);
         if found > vocab {
             let problem = format!("has {found} tokens, but the model has room for {vocab}");
             return Err(EncoderError::file(&path, problem));
@@ -92,16 +125,18 @@ impl TextTokenizer {
         let config_path = folder.join("tokenizer_config.json");
         let config = if config_path.exists() { read_json(&config_path)? } else { Value::Null };
         let specials = specials(&inner, &config).map_err(|problem| EncoderError::file(&path, problem))?;
-        // A tower that sees what is behind the end of a text must be given what it was trained on.
-        let padded = !tower.causal || tower.pool == TextPool::Last;
         let padding = if padded { Some(padding(&inner, &config, written)) } else { None };
         if let Some(Padding { id, .. }) = padding
             && id as usize >= vocab
         {
             return Err(EncoderError::file(&path, format!("pads with token {id}, but the model has room for {vocab}")));
         }
-        let all = Self { inner, cleaning, specials, padding, pool: tower.pool, context: tower.context, vocab };
-        all.check_end().map_err(|problem| EncoderError::file(&path, problem))?;
+        let all = Self { inner, cleaning, specials, padding, pool, context, vocab };
+        if ends {
+            all.check_end().map_err(|problem| EncoderError::file(&path, problem))?;
+        } else if all.specials.0.is_empty() {
+            return Err(EncoderError::file(&path, "puts no token before a text, which the model reads there"));
+        }
         Ok(all)
     }
 
@@ -155,15 +190,21 @@ impl TextTokenizer {
         self.pooled(ids, begin)
     }
 
-    /// Ids that are the model's input, of which those before `begin` are padding, with the row that is read.
-    pub(crate) fn pooled(&self, ids: Vec<u32>, begin: usize) -> Result<Tokens, EncoderError> {
+    /// Checks ids: 1 to as many as the context, all of the vocabulary.
+    pub(crate) fn check(&self, ids: &[u32]) -> Result<(), EncoderError> {
         let fail = |problem: String| Err(EncoderError::Tokenize { text: format!("{} ids", ids.len()), problem });
         if ids.is_empty() || ids.len() > self.context {
             return fail(format!("the model takes 1 to {}", self.context));
         }
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab) {
-            return fail(format!("token {id} is outside the vocabulary of {}", self.vocab));
+        match ids.iter().find(|&&id| id as usize >= self.vocab) {
+            Some(id) => fail(format!("token {id} is outside the vocabulary of {}", self.vocab)),
+            None => Ok(()),
         }
+    }
+
+    /// Ids that are the model's input, of which those before `begin` are padding, with the row that is read.
+    pub(crate) fn pooled(&self, ids: Vec<u32>, begin: usize) -> Result<Tokens, EncoderError> {
+        self.check(&ids)?;
         let pooled = match self.pool {
             TextPool::Last => self.context - 1,
             TextPool::EndToken(end) => begin + first(&ids[begin..], end),
@@ -171,7 +212,8 @@ impl TextTokenizer {
         };
         // Where it is the last token that is read, nothing but the whole context will do.
         if pooled >= ids.len() {
-            return fail(format!("the model takes {}, with padding", self.context));
+            let problem = format!("the model takes {}, with padding", self.context);
+            return Err(EncoderError::Tokenize { text: format!("{} ids", ids.len()), problem });
         }
         Ok(Tokens { ids, pooled })
     }

@@ -1,7 +1,7 @@
 //! Which variant of a kernel, by the sizes of a problem and what kind of device it is.
 
 use crate::AdapterKind;
-use mils_shaders::{ATTENTION, Attention, Kernel, Tile};
+use mils_shaders::{ATTENTION, Attention, BIASED_QUADS, Kernel, Tile};
 use std::time::Duration;
 
 /// What decides how a problem is cut, of a device. wgpu tells no number of cores.
@@ -86,6 +86,15 @@ pub(crate) fn attention(queries: usize, head_dim: usize) -> Kernel {
     let fits = |a: &Attention| a.queries == block && (4 * a.parts * a.quads) as usize >= head_dim;
     // Listed by size.
     ATTENTION.into_iter().find(fits).map_or(Kernel::AttentionRow, Kernel::Attention)
+}
+
+/// Most elements of a head that attention with a bias can hold.
+pub(crate) const MOST_BIASED_HEAD_DIM: u64 = 4 * BIASED_QUADS[BIASED_QUADS.len() - 1] as u64;
+
+/// The kernel of an attention with a bias, for heads of at most [`MOST_BIASED_HEAD_DIM`] elements.
+pub(crate) fn biased_attention(head_dim: usize) -> Kernel {
+    let quads = BIASED_QUADS.into_iter().find(|&quads| 4 * quads as usize >= head_dim);
+    Kernel::AttentionBias(quads.unwrap_or(BIASED_QUADS[BIASED_QUADS.len() - 1]))
 }
 
 #[cfg(test)]

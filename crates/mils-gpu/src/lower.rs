@@ -2,7 +2,7 @@
 
 use crate::choose::{self, Class, MOST_HEAD_DIM};
 use crate::device::within;
-use mils_graph::{Activation, Attention, BackendError, Cost, DType, Graph, Linear, Node, Op, ValueId};
+use mils_graph::{Activation, Attention, BackendError, BiasedAttention, Cost, DType, Graph, Linear, Node, Op, ValueId};
 use mils_shaders::{Activation as KernelActivation, Element, Gemm, Kernel, Stored};
 
 /// What a graph is lowered for. Needs no device, so that what a run does can be counted without one.
@@ -61,6 +61,8 @@ fn activation(a: Activation) -> KernelActivation {
         Activation::QuickGelu => KernelActivation::QuickGelu,
         Activation::Gelu => KernelActivation::Gelu,
         Activation::GeluTanh => KernelActivation::GeluTanh,
+        Activation::Relu => KernelActivation::Relu,
+        Activation::Tanh => KernelActivation::Tanh,
     }
 }
 
@@ -119,6 +121,7 @@ fn node_dispatches(graph: &Graph, node: usize, target: &Target<'_>) -> Result<Ve
         Op::Input { .. } | Op::Weight { .. } | Op::Reshape { .. } => Ok(vec![]),
         Op::Linear(op) => linear(graph, elements, op, target).map(one),
         Op::Attention(op) => attention(graph, op, most).map(one),
+        Op::BiasedAttention(op) => biased_attention(graph, op, most).map(one),
         Op::LayerNorm { x, gamma, beta, eps } => {
             let rows = elements / width(x);
             let (grid, stride) = spread(rows, most);
@@ -144,6 +147,14 @@ fn node_dispatches(graph: &Graph, node: usize, target: &Target<'_>) -> Result<Ve
         Op::Rope { x, cos, sin, .. } => {
             let s = shape(x);
             done(Kernel::Rope, vec![elements, stride, s[1], s[2], width(cos), 0, 0, 0], vec![x, cos, sin], flat)
+        }
+        Op::MeanRows { x } => {
+            let s = shape(x);
+            done(Kernel::MeanRows, vec![s[1], s[2], 0, 0], vec![x], [s[2].div_ceil(16), s[0], 1])
+        }
+        Op::Blend { a, b, gate, shared } => {
+            let s = shape(a);
+            done(Kernel::Blend, vec![elements, stride, s[1], s[2]], vec![a, b, gate, shared], flat)
         }
         Op::PrependToken { token, x } => {
             let s = shape(x);
@@ -207,6 +218,22 @@ fn attention(graph: &Graph, op: Attention, most: u32) -> Result<Dispatch, Backen
     let kernel = choose::attention(queries, head_dim);
     let block = if let Kernel::Attention(a) = kernel { a.queries as usize } else { 1 };
     dispatch(kernel, params, reads, [queries.div_ceil(block), heads, batch], most)
+}
+
+fn biased_attention(graph: &Graph, op: BiasedAttention, most: u32) -> Result<Dispatch, BackendError> {
+    let BiasedAttention { q, k, v, bias, heads, scale } = op;
+    let [batch, queries, width] = [0, 1, 2].map(|i| graph.shape(q)[i]);
+    let head_dim = width / heads;
+    within("a head of attention with a bias", head_dim as u64, choose::MOST_BIASED_HEAD_DIM, "elements")?;
+    let mut params = [queries, graph.shape(k)[1], heads, head_dim].map(|n| n as u32).to_vec();
+    params.extend([scale.to_bits(), graph.shape(bias)[0] as u32, 0, 0]);
+    dispatch(
+        choose::biased_attention(head_dim),
+        params,
+        vec![q, k, v, bias],
+        [queries.div_ceil(64), heads, batch],
+        most,
+    )
 }
 
 fn dispatch(

@@ -40,6 +40,9 @@ pub(crate) fn name(kernel: Kernel) -> String {
         Kernel::Patchify => "patchify".into(),
         Kernel::PrependToken => "prepend token".into(),
         Kernel::Rope => "rope".into(),
+        Kernel::AttentionBias(_) => "attention with bias".into(),
+        Kernel::MeanRows => "mean of rows".into(),
+        Kernel::Blend => "blend".into(),
     }
 }
 

@@ -5,7 +5,7 @@ mod plain;
 
 use half::{bf16, f16};
 use mils_gpu::{Activations, Gpu};
-use mils_graph::{Activation, Attention, Backend, DType, Graph, HostTensor, Linear, ValueId};
+use mils_graph::{Activation, Attention, Backend, BiasedAttention, DType, Graph, HostTensor, Linear, ValueId};
 use mils_tests::backends;
 use std::sync::LazyLock;
 
@@ -129,7 +129,14 @@ impl Case {
     }
 }
 
-const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::QuickGelu, Activation::Gelu, Activation::GeluTanh];
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::None,
+    Activation::QuickGelu,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Relu,
+    Activation::Tanh,
+];
 
 #[test]
 fn linear() {
@@ -144,7 +151,7 @@ fn linear() {
             let weight = c.weight(&[n, k]);
             let bias = bias.then(|| c.weight(&[n]));
             let residual = residual.then(|| c.input(&[m, n]));
-            let op = Linear { x, weight, bias, activation: ACTIVATIONS[(i + j) % 4], residual };
+            let op = Linear { x, weight, bias, activation: ACTIVATIONS[(i + j) % 6], residual };
             let out = c.graph.linear(op).unwrap();
             c.agrees(&format!("linear {m} x {n} x {k}"), &backends, out);
         }
@@ -173,7 +180,7 @@ fn linear_with_weights_in_16_bits() {
             let weight = c.weight_as(dtype, &[n, k]);
             let bias = (i % 2 == j).then(|| c.weight(&[n]));
             let residual = (i % 3 == j).then(|| c.input(&[m, n]));
-            let op = Linear { x, weight, bias, activation: ACTIVATIONS[(i + j) % 4], residual };
+            let op = Linear { x, weight, bias, activation: ACTIVATIONS[(i + j) % 6], residual };
             let out = c.graph.linear(op).unwrap();
             c.agrees(&format!("linear {m} x {n} x {k} with {dtype:?}"), &backends, out);
         }
@@ -452,4 +459,77 @@ fn moving_values() {
     let op = Linear { x, weight: x, bias: None, activation: Activation::None, residual: Some(x) };
     let out = c.graph.linear(op).unwrap();
     c.agrees("one value as x, weight and residual", &backends, out);
+}
+
+#[test]
+fn attention_with_a_bias() {
+    let backends = backends();
+    // Windows with a bias each and one for all, fewer and more queries than a workgroup has, keys that fill no tile, and
+    // heads of every variant, some not made of quads.
+    for (batch, groups, [queries, keys], heads, head_dim) in [
+        (1, 1, [1, 1], 1, 1),
+        (6, 3, [16, 16], 2, 24),
+        (4, 4, [64, 64], 2, 32),
+        (4, 1, [65, 33], 1, 50),
+        (2, 2, [5, 130], 3, 7),
+        (2, 1, [70, 9], 1, 128),
+    ] {
+        let mut c = Case::new(21);
+        let width = heads * head_dim;
+        let [q, k, v] = [queries, keys, keys].map(|rows| c.input(&[batch, rows, width]));
+        let bias = c.weight(&[groups, heads, queries, keys]);
+        let out = c.graph.biased_attention(BiasedAttention { q, k, v, bias, heads, scale: 0.3 }).unwrap();
+        c.agrees(&format!("{groups} biases, {queries} x {keys}, {heads} heads of {head_dim}"), &backends, out);
+    }
+}
+
+/// Masks of windows (-100), keys that are hidden, a query that sees none, and scores of thousands.
+#[test]
+fn biases_that_hide_keys() {
+    let backends = backends();
+    for hidden in [-100.0, f32::NEG_INFINITY] {
+        let mut c = Case::new(22);
+        let x = c.input(&[4, 16, 24]);
+        let keeps = |i: usize| i % 5 < 3 || i.is_multiple_of(17);
+        let bias = (0..2 * 16 * 16).map(|i| if keeps(i) { (i % 7) as f32 * 0.25 } else { hidden }).collect();
+        let bias = c.given(HostTensor::f32(&[2, 1, 16, 16], bias).unwrap());
+        let op = BiasedAttention { q: x, k: x, v: x, bias, heads: 1, scale: 0.2 };
+        let out = c.graph.biased_attention(op).unwrap();
+        c.agrees(&format!("keys with a bias of {hidden}"), &backends, out);
+    }
+    let mut c = Case::new(23);
+    let x = c.input(&[1, 3, 8]);
+    let bias = c.given(HostTensor::f32(&[1, 1, 3, 3], [[0.0; 3], [f32::NEG_INFINITY; 3], [0.5; 3]].concat()).unwrap());
+    let op = BiasedAttention { q: x, k: x, v: x, bias, heads: 1, scale: 1.0 };
+    let out = c.graph.biased_attention(op).unwrap();
+    c.agrees("a query that sees no key", &backends, out);
+    let mut c = Case::new(24);
+    let data = c.floats(&[1, 70, 8]).into_f32().unwrap().into_iter().map(|v| (v * 4.0).round() / 4.0).collect();
+    let x = c.given(HostTensor::f32(&[1, 70, 8], data).unwrap());
+    let bias = c.given(HostTensor::f32(&[1, 1, 70, 70], (0..4900).map(|i| (i % 9) as f32).collect()).unwrap());
+    let op = BiasedAttention { q: x, k: x, v: x, bias, heads: 1, scale: 1024.0 };
+    let out = c.graph.biased_attention(op).unwrap();
+    c.agrees("large scores with a bias", &backends, out);
+}
+
+#[test]
+fn means_and_blends() {
+    let backends = backends();
+    for (batch, tokens, width) in [(1, 1, 1), (3, 70, 50), (2, 1000, 16), (2, 7, 33)] {
+        let mut c = Case::new(25);
+        let x = c.input(&[batch, tokens, width]);
+        let out = c.graph.mean_rows(x).unwrap();
+        c.agrees(&format!("mean of {tokens} rows of {width}"), &backends, out);
+        let mut c = Case::new(26);
+        let [a, b, gate] = [(); 3].map(|()| c.input(&[batch, tokens, width]));
+        let shared = c.input(&[batch, width]);
+        let out = c.graph.blend([a, b], gate, shared).unwrap();
+        c.agrees(&format!("blend of {tokens} rows of {width}"), &backends, out);
+    }
+    let mut c = Case::new(27);
+    let [a, b] = [(); 2].map(|()| c.input(&[1, 1, 4]));
+    let gate = c.given(HostTensor::f32(&[1, 1, 4], vec![1e30, -1e30, f32::NAN, 0.0]).unwrap());
+    let shared = c.input(&[1, 4]);
+    let out = c.graph.blend([a, b], gate, shared).unwrap();
+    c.agrees("blends by gates that are wide open and shut", &backends, out);
 }

@@ -1,6 +1,6 @@
 //! What a graph costs at least: its arithmetic and its bytes, the two floors under any backend's time.
 
-use crate::{Attention, Graph, Linear, Node, Op};
+use crate::{Attention, BiasedAttention, Graph, Linear, Node, Op};
 use std::collections::HashSet;
 use std::ops::AddAssign;
 
@@ -104,6 +104,9 @@ impl Graph {
                 let (queries, keys) = (self.shape(q)[1] as u64, self.shape(k)[1] as u64);
                 let pairs = if causal { queries * (queries + 1) / 2 } else { queries * keys };
                 4 * self.shape(q)[0] as u64 * pairs * self.shape(q)[2] as u64
+            }
+            Op::BiasedAttention(BiasedAttention { q, k, .. }) => {
+                4 * self.node(q).elements() as u64 * self.shape(k)[1] as u64
             }
             _ => 0,
         }
@@ -212,6 +215,30 @@ mod tests {
         assert_eq!(cost(false, 5), Cost { flops: 2 * 2 * 2 * 5 * 7 * 12, read, written });
         let (read, written) = bytes(7);
         assert_eq!(cost(true, 7), Cost { flops: 2 * 2 * 2 * 28 * 12, read, written });
+    }
+
+    #[test]
+    fn biased_attention_reads_its_bias_once_for_all_sequences() {
+        let mut g = Graph::new();
+        let q = g.input("q", &[6, 5, 12]).unwrap();
+        let k = g.input("k", &[6, 7, 12]).unwrap();
+        let bias = g.weight("bias", &[2, 3, 5, 7]).unwrap();
+        let y = g.biased_attention(BiasedAttention { q, k, v: k, bias, heads: 3, scale: 1.0 }).unwrap();
+        g.output(y);
+        let (read, written) = ((6 * 5 * 12 + 6 * 7 * 12 + 2 * 3 * 5 * 7) * 4, 6 * 5 * 12 * 4);
+        assert_eq!(g.node_cost(3, F32), Cost { flops: 2 * 2 * 6 * 5 * 7 * 12, read, written });
+    }
+
+    #[test]
+    fn means_and_blends_cost_their_bytes() {
+        let mut g = Graph::new();
+        let x = g.input("x", &[2, 5, 3]).unwrap();
+        let mean = g.mean_rows(x).unwrap();
+        let blend = g.blend([x, x], x, mean).unwrap();
+        g.output(blend);
+        let (all, row) = (2 * 5 * 3 * 4, 2 * 3 * 4);
+        assert_eq!(g.node_cost(1, F32), Cost { flops: 0, read: all, written: row });
+        assert_eq!(g.node_cost(2, F32), Cost { flops: 0, read: all + row, written: all });
     }
 
     #[test]

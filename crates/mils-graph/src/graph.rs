@@ -40,8 +40,8 @@ impl Node {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{op}: {problem}")]
 pub struct GraphError {
-    op: &'static str,
-    problem: String,
+    pub(crate) op: &'static str,
+    pub(crate) problem: String,
 }
 
 /// Larger values than this (in elements) are refused when the graph is built: 2^31, which still fits a u32 index.
@@ -60,7 +60,7 @@ pub struct Graph {
     outputs: Vec<ValueId>,
 }
 
-type Built = Result<ValueId, GraphError>;
+pub(crate) type Built = Result<ValueId, GraphError>;
 
 macro_rules! ensure {
     ($op:literal, $test:expr, $($why:tt)*) => {
@@ -69,6 +69,7 @@ macro_rules! ensure {
         }
     };
 }
+pub(crate) use ensure;
 
 impl Graph {
     /// An empty graph.
@@ -313,7 +314,7 @@ impl Graph {
         self.push("reshape", Op::Reshape { x }, shape.to_vec(), dtype)
     }
 
-    fn push(&mut self, op_name: &'static str, op: Op, shape: Vec<usize>, dtype: DType) -> Built {
+    pub(crate) fn push(&mut self, op_name: &'static str, op: Op, shape: Vec<usize>, dtype: DType) -> Built {
         let fail = |problem| GraphError { op: op_name, problem };
         if !product(&shape).is_some_and(|n| n > 0 && n <= MOST_ELEMENTS) {
             return Err(fail(format!("a value of shape {shape:?} is empty or too large")));

@@ -26,6 +26,10 @@ pub enum Activation {
     Gelu,
     /// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
     GeluTanh,
+    /// max(x, 0); of NaN, NaN.
+    Relu,
+    /// tanh x
+    Tanh,
 }
 
 /// A fused linear layer: `activation(x · weightᵀ + bias) + residual`.
@@ -66,6 +70,28 @@ pub struct Attention {
     pub scale: f32,
 }
 
+/// Attention with a bias that is added to the scores, over heads that lie side by side in the last dimension:
+/// `softmax(scale · q kᵀ + bias) v`, the softmax in f32. Sequences take the G biases in turn: sequence b takes b mod G.
+/// So windows of pictures have a bias for each window, and a G of 1 is one bias for all (relative positions).
+///
+/// What must not be seen has a bias of minus infinity, or so low a number that its weight is nothing. Every query must
+/// see a key; a row of nothing else is NaN, as the formula has it.
+#[derive(Clone, Copy, Debug)]
+pub struct BiasedAttention {
+    /// [B, Sq, H·D]
+    pub q: ValueId,
+    /// [B, Sk, H·D]
+    pub k: ValueId,
+    /// [B, Sk, H·D]
+    pub v: ValueId,
+    /// [G, H, Sq, Sk]; G divides B
+    pub bias: ValueId,
+    /// H
+    pub heads: usize,
+    /// Usually 1/sqrt(D)
+    pub scale: f32,
+}
+
 /// One step of a graph.
 #[derive(Clone, Debug)]
 pub enum Op {
@@ -94,6 +120,8 @@ pub enum Op {
     },
     /// See [`Attention`].
     Attention(Attention),
+    /// See [`BiasedAttention`].
+    BiasedAttention(BiasedAttention),
     /// Rows of `table` by `ids`: `[V, D]`, u32 `[..]` -> `[.., D]`.
     Embedding {
         /// `[V, D]`
@@ -143,6 +171,23 @@ pub enum Op {
         /// u32 `[M]`; a run checks that all are below R
         rows: ValueId,
     },
+    /// The mean over the rows of every sequence: `[B, S, D]` -> `[B, D]`.
+    MeanRows {
+        /// `[B, S, D]`
+        x: ValueId,
+    },
+    /// Two values mixed by a gate: `2 (w a + (1 - w) b)` with `w = sigmoid(gate + shared)`, where all rows of a sequence
+    /// have one row of `shared`. Attentional feature fusion (arXiv 2009.14082) without its layers. All `[B, S, D]`.
+    Blend {
+        /// `[B, S, D]`
+        a: ValueId,
+        /// `[B, S, D]`
+        b: ValueId,
+        /// `[B, S, D]`
+        gate: ValueId,
+        /// `[B, D]`
+        shared: ValueId,
+    },
     /// x / max(|x|, 1e-12) over the last dimension, as `torch.nn.functional.normalize`.
     L2Normalize {
         /// `[.., D]`
@@ -179,13 +224,15 @@ impl Op {
                 all.extend(lengths);
                 all
             }
+            Op::BiasedAttention(BiasedAttention { q, k, v, bias, .. }) => vec![q, k, v, bias],
             Op::Embedding { table, ids } => vec![table, ids],
             Op::Add { a, b } => vec![a, b],
             Op::Patchify { image, .. } => vec![image],
             Op::PrependToken { token, x } => vec![token, x],
             Op::Rope { x, cos, sin, .. } => vec![x, cos, sin],
             Op::GatherRows { x, rows } => vec![x, rows],
-            Op::L2Normalize { x } | Op::Activation { x, .. } | Op::Reshape { x } => vec![x],
+            Op::Blend { a, b, gate, shared } => vec![a, b, gate, shared],
+            Op::MeanRows { x } | Op::L2Normalize { x } | Op::Activation { x, .. } | Op::Reshape { x } => vec![x],
         }
     }
 }

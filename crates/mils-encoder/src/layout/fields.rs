@@ -117,8 +117,9 @@ pub(crate) fn activation(name: &str) -> Result<Activation, String> {
         "quick_gelu" => Ok(Activation::QuickGelu),
         "gelu" | "gelu_python" => Ok(Activation::Gelu),
         "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_accurate" => Ok(Activation::GeluTanh),
-        other => {
-            Err(format!("hidden_act `{other}` is not supported (quick_gelu, gelu, gelu_new and gelu_pytorch_tanh are)"))
-        }
+        "relu" => Ok(Activation::Relu),
+        other => Err(format!(
+            "hidden_act `{other}` is not supported (quick_gelu, gelu, gelu_new, gelu_pytorch_tanh and relu are)"
+        )),
     }
 }

@@ -79,6 +79,7 @@ fn family(json: &Value) -> Result<Family, String> {
         Some("clip") | None => Ok(Family::Clip),
         Some("siglip") => Ok(Family::Siglip),
         Some("siglip2") => Ok(Family::Naflex),
+        Some("clap") => Err("model_type is `clap`: this model compares sounds with texts, not pictures".into()),
         Some(other) => Err(format!("model_type is `{other}`; this version reads `clip`, `siglip` and `siglip2`")),
     }
 }

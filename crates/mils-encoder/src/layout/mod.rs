@@ -6,7 +6,7 @@ mod open_clip;
 mod processor;
 mod viclip;
 
-pub(crate) use fields::read_json;
+pub(crate) use fields::{Fields, activation, as_count, read_json};
 
 use crate::EncoderError;
 use crate::arch::{Architecture, ImageSize};

@@ -1,6 +1,6 @@
 //! Every op by its formula, in f64 and without a thought for speed: what backends are compared with.
 
-use mils_graph::{Activation, Attention, Graph, HostTensor, Linear, Op, TensorData, ValueId};
+use mils_graph::{Activation, Attention, BiasedAttention, Graph, HostTensor, Linear, Op, TensorData, ValueId};
 use std::collections::HashMap;
 
 /// The values of all nodes.
@@ -62,6 +62,25 @@ fn compute<'a>(graph: &Graph, op: &Op, value: &dyn Fn(ValueId) -> &'a [f64]) -> 
         Op::Attention(op) => {
             attention([shape(op.q), shape(op.k)], [op.q, op.k, op.v].map(value), op.lengths.map(value), op)
         }
+        Op::BiasedAttention(op) => {
+            biased_attention([shape(op.q), shape(op.k), shape(op.bias)], [op.q, op.k, op.v, op.bias].map(value), op)
+        }
+        Op::MeanRows { x } => {
+            let s = shape(x);
+            let mean = |i: usize| {
+                (0..s[1]).map(|row| value(x)[(i / s[2] * s[1] + row) * s[2] + i % s[2]]).sum::<f64>() / s[1] as f64
+            };
+            (0..s[0] * s[2]).map(mean).collect()
+        }
+        Op::Blend { a, b, gate, shared } => {
+            let s = shape(a);
+            let element = |i: usize| {
+                let common = value(shared)[i / (s[1] * s[2]) * s[2] + i % s[2]];
+                let w = 1.0 / (1.0 + (-(value(gate)[i] + common)).exp());
+                2.0 * value(a)[i] * w + 2.0 * value(b)[i] * (1.0 - w)
+            };
+            (0..value(a).len()).map(element).collect()
+        }
         Op::Embedding { table, ids } => gather(table, ids),
         Op::GatherRows { x, rows } => gather(x, rows),
         Op::Add { a, b } => value(a).iter().zip(value(b).iter().cycle()).map(|(a, b)| a + b).collect(),
@@ -117,6 +136,30 @@ fn attention(shapes: [&[usize]; 2], [q, k, v]: [&[f64]; 3], lengths: Option<&[f6
     out
 }
 
+fn biased_attention(shapes: [&[usize]; 3], [q, k, v, bias]: [&[f64]; 4], op: BiasedAttention) -> Vec<f64> {
+    let [&[batch, queries, width], &[_, keys, _], &[groups, heads, ..]] = shapes else {
+        unreachable!("checked by the graph")
+    };
+    let d = width / heads;
+    let mut out = vec![0.0; q.len()];
+    for n in 0..batch * queries * heads {
+        let (b, i, h) = (n / heads / queries, n / heads % queries, n % heads);
+        let head = |all: usize, row: usize| ((b * all + row) * width + h * d)..((b * all + row) * width + h * d + d);
+        let dot = |j| q[head(queries, i)].iter().zip(&k[head(keys, j)]).map(|(a, b)| a * b).sum::<f64>();
+        let added = |j| bias[((b % groups * heads + h) * queries + i) * keys + j];
+        let scores: Vec<f64> = (0..keys).map(|j| f64::from(op.scale) * dot(j) + added(j)).collect();
+        let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        for (j, weight) in weights.iter().enumerate() {
+            for (o, v) in out[head(queries, i)].iter_mut().zip(&v[head(keys, j)]) {
+                *o += weight / total * v;
+            }
+        }
+    }
+    out
+}
+
 fn patchify(image: &[f64], shape: &[usize], p: usize) -> Vec<f64> {
     let &[batch, channels, height, width] = shape else { unreachable!("checked by the graph") };
     let mut out = Vec::new();
@@ -142,6 +185,9 @@ fn activate(activation: Activation, x: f64) -> f64 {
             let z = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
             0.5 * x * (1.0 + z.tanh())
         }
+        Activation::Relu if x < 0.0 => 0.0,
+        Activation::Relu => x,
+        Activation::Tanh => x.tanh(),
     }
 }
 

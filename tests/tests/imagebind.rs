@@ -2,7 +2,9 @@
 //! both backends (see ../conformance/fixtures/imagebind.py).
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use mils_encoder::{Calibration, DualEncoder, ImageBindFiles, ModelFiles, Precision, is_imagebind, kaldi_fbank};
+use mils_encoder::{
+    Calibration, DualEncoder, ImageBindFiles, ModelFiles, Precision, SoundEncoder, is_imagebind, kaldi_fbank,
+};
 use mils_tests::{backends, compare, cosine, fixtures, tolerance};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};

@@ -243,9 +243,9 @@ impl<'a> Machine<'_, 'a> {
             b'e' => self.marked().and_then(|items| self.append(items)),
             b's' => {
                 let (value, key) = (self.pop()?, self.pop()?);
-                self.set(vec![key, value])
+                self.set(&[key, value])
             }
-            b'u' => self.marked().and_then(|items| self.set(items)),
+            b'u' => self.marked().and_then(|items| self.set(&items)),
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
                 self.global(module, name)
@@ -292,8 +292,8 @@ impl<'a> Machine<'_, 'a> {
         Ok(())
     }
 
-    fn set(&mut self, items: Vec<Id>) -> Result<(), Problem> {
-        let pairs = rebuild::pairs(&items)?;
+    fn set(&mut self, items: &[Id]) -> Result<(), Problem> {
+        let pairs = rebuild::pairs(items)?;
         match self.heap.get_mut(self.stack.last().copied().ok_or_else(|| bad("has no dictionary"))?) {
             Value::Dict(dict) => dict.extend(pairs),
             Value::Foreign => {}

@@ -6,8 +6,9 @@ use super::fbank::Fbank;
 use super::forward;
 use crate::EncoderError;
 use crate::arch::Calibration;
-use crate::encoder::{Embeddings, batches, calibrated};
+use crate::encoder::{Embeddings, batches};
 use crate::programs::Programs;
+use crate::sound::SoundEncoder;
 use crate::texts;
 use crate::tokenizer::TextTokenizer;
 use crate::video::mean;
@@ -44,44 +45,6 @@ impl ImageBindEncoder {
         Self { name, arch, fbank: Fbank::new(), tokenizer, programs: Programs::new(weights), scale }
     }
 
-    /// A name for reports.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Width of the shared space.
-    pub fn dim(&self) -> usize {
-        self.arch.dim
-    }
-
-    /// Samples a second of the sounds that it takes: 16,000.
-    pub fn sample_rate(&self) -> usize {
-        RATE
-    }
-
-    /// What the model was trained to make of cosines.
-    pub fn calibration(&self) -> Calibration {
-        Calibration::Softmax
-    }
-
-    /// The factor that it applies first to a sound's cosines with texts: the texts' learnt factor times 20 of clips. The
-    /// reference multiplies texts with the *mean* of a sound's normalised clips, which is a little shorter than 1 where
-    /// clips differ; here that mean is normalised, which leaves the order of texts as it is.
-    pub fn logit_scale(&self) -> f32 {
-        self.scale
-    }
-
-    /// What it adds to them then: nothing.
-    pub fn logit_bias(&self) -> f32 {
-        0.0
-    }
-
-    /// The model's own scores, 0 to 1, of texts with one sound, by their cosines; see
-    /// [`DualEncoder::scores`](crate::DualEncoder::scores).
-    pub fn scores(&self, cosines: &[f32]) -> Vec<f32> {
-        calibrated(self.calibration(), self.logit_scale(), self.logit_bias(), cosines)
-    }
-
     /// Token ids of a text, with begin and end. One that is too long loses its tail and keeps its end, as in CLIP; the
     /// reference cuts the end off too and pools at whatever id is largest.
     ///
@@ -89,26 +52,6 @@ impl ImageBindEncoder {
     /// If it cannot be tokenised.
     pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, EncoderError> {
         self.tokenizer.encode(text)
-    }
-
-    /// One row a sound, in order: samples at [`Self::sample_rate`], one channel, about -1 to 1. Three clips of two
-    /// seconds are heard, from the beginning, the middle and the end; of a sound that is shorter, all of it.
-    ///
-    /// # Errors
-    /// If a sound has fewer than 400 samples or some that are not finite, or the device fails.
-    pub fn embed_sounds(&mut self, sounds: &[&[f32]]) -> Result<Embeddings, EncoderError> {
-        let mut data = Vec::with_capacity(sounds.len() * self.arch.dim);
-        for now in batches(sounds, MOST_SOUNDS) {
-            let mut features = Vec::with_capacity(now.len() * CLIPS * BANDS * FRAMES);
-            for sound in now {
-                features.extend(clips::features(&self.fbank, sound)?);
-            }
-            let embedded = self.embed_clips(&features)?;
-            for clips in embedded.data().chunks_exact(CLIPS * self.arch.dim) {
-                data.extend(mean(&Embeddings::new(self.arch.dim, clips.to_vec())?));
-            }
-        }
-        Ok(Embeddings::new(self.arch.dim, data)?)
     }
 
     /// One row a clip, of its normalised features [clips, 128 bands, 204 frames]: the audio tower by itself.
@@ -136,12 +79,54 @@ impl ImageBindEncoder {
         }
         Ok(Embeddings::new(arch.dim, data)?)
     }
+}
 
-    /// One row a text, in order.
-    ///
-    /// # Errors
-    /// If a text cannot be tokenised, or the device fails.
-    pub fn embed_texts(&mut self, all: &[String]) -> Result<Embeddings, EncoderError> {
+/// Sounds have one channel, and values about -1 to 1. Three clips of two seconds are heard, from the beginning, the
+/// middle and the end; of a sound that is shorter, all of it. It needs at least 400 samples.
+impl SoundEncoder for ImageBindEncoder {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn dim(&self) -> usize {
+        self.arch.dim
+    }
+
+    fn sample_rate(&self) -> usize {
+        RATE
+    }
+
+    fn calibration(&self) -> Calibration {
+        Calibration::Softmax
+    }
+
+    /// The texts' learnt factor times 20 of clips. The reference multiplies texts with the *mean* of a sound's
+    /// normalised clips, which is a little shorter than 1 where clips differ; here that mean is normalised, which leaves
+    /// the order of texts as it is.
+    fn logit_scale(&self) -> f32 {
+        self.scale
+    }
+
+    fn logit_bias(&self) -> f32 {
+        0.0
+    }
+
+    fn embed_sounds(&mut self, sounds: &[&[f32]]) -> Result<Embeddings, EncoderError> {
+        let mut data = Vec::with_capacity(sounds.len() * self.arch.dim);
+        for now in batches(sounds, MOST_SOUNDS) {
+            let mut features = Vec::with_capacity(now.len() * CLIPS * BANDS * FRAMES);
+            for sound in now {
+                features.extend(clips::features(&self.fbank, sound)?);
+            }
+            let embedded = self.embed_clips(&features)?;
+            for clips in embedded.data().chunks_exact(CLIPS * self.arch.dim) {
+                data.extend(mean(&Embeddings::new(self.arch.dim, clips.to_vec())?));
+            }
+        }
+        Ok(Embeddings::new(self.arch.dim, data)?)
+    }
+
+    fn embed_texts(&mut self, all: &[String]) -> Result<Embeddings, EncoderError> {
         let tokens = all.iter().map(|text| self.tokenizer.tokens(text)).collect::<Result<_, _>>()?;
         let Self { programs, arch, name, .. } = self;
         texts::embed(&arch.text, arch.dim, tokens, &mut |batch, tokens, inputs| {

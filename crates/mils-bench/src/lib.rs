@@ -16,6 +16,7 @@ pub mod gguf;
 pub mod harness;
 pub mod lists;
 pub mod load;
+pub mod media;
 pub mod peer;
 pub mod quality;
 pub mod recombine;

@@ -15,8 +15,20 @@ use std::time::Instant;
 const FRAMES: usize = 8;
 const SECONDS: u32 = 600;
 /// What the test source shows and how it is encoded: key frames 10 s apart, as x264 places them by itself.
-const ENCODED: [&str; 12] =
-    ["-c:v", "libx264", "-preset", "veryfast", "-crf", "28", "-g", "250", "-pix_fmt", "yuv420p", "-movflags", "faststart"];
+const ENCODED: [&str; 12] = [
+    "-c:v",
+    "libx264",
+    "-preset",
+    "veryfast",
+    "-crf",
+    "28",
+    "-g",
+    "250",
+    "-pix_fmt",
+    "yuv420p",
+    "-movflags",
+    "faststart",
+];
 
 /// Ours, by seeking or by decoding everything.
 struct Ours {
@@ -117,7 +129,8 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         }
     };
     let limits = VideoLimits { threads: bench.threads(), ..VideoLimits::default() };
-    let ours = |name, kind, seek| Ours { name, kind, file: file.clone(), limits: VideoLimits { seek, ..limits }, decoded: 0 };
+    let ours =
+        |name, kind, seek| Ours { name, kind, file: file.clone(), limits: VideoLimits { seek, ..limits }, decoded: 0 };
     let mut contestants: Vec<Box<dyn Contestant>> = vec![
         Box::new(ours("ours, seeking", Kind::Ours, true)),
         Box::new(ours("ours, seeking, again", Kind::Again, true)),

@@ -153,6 +153,11 @@ pub enum AudioError {
 pub(crate) trait Blocks: Send {
     fn info(&self) -> &AudioInfo;
 
+    /// Samples that the header promises, where it is known to keep its word.
+    fn promised(&self) -> Option<u64> {
+        None
+    }
+
     /// Goes to a block at or before a time.
     fn seek(&mut self, seconds: f64) -> Result<(), AudioError>;
 
@@ -172,12 +177,15 @@ pub(crate) fn to_mono(interleaved: &[f32], channels: usize, out: &mut Vec<f32>) 
 
 /// An open sound, of which windows are read.
 pub struct AudioFile {
+    source: Source,
     blocks: Box<dyn Blocks>,
     info: AudioInfo,
     cut: bool,
     /// Decoded and not used yet, and where its first sample belongs.
     pending: Vec<f32>,
     at: i64,
+    /// Where the decoder says that the first sample belongs: what came before it was cut off.
+    origin: i64,
     /// The end was reached there.
     end: Option<i64>,
 }
@@ -219,7 +227,8 @@ impl AudioFile {
         let (blocks, at) = open(source, &mut pending, look.cut)?;
         let info = blocks.info().clone();
         let end = if at.is_none() { Some(0) } else { None };
-        Ok(Self { blocks, info, cut: look.cut, pending, at: at.unwrap_or(0), end })
+        let source = source.clone();
+        Ok(Self { source, blocks, info, cut: look.cut, pending, at: 0, origin: at.unwrap_or(0), end })
     }
 
     /// What it is.
@@ -259,7 +268,7 @@ impl AudioFile {
             return Ok(false);
         };
         if before == 0 && self.at < 0 {
-            self.at = at;
+            self.at = (at - self.origin).max(0);
         }
         Ok(true)
     }
@@ -269,13 +278,17 @@ impl AudioFile {
         let rate = f64::from(self.info.sample_rate);
         let here = self.at + self.pending.len() as i64;
         if start < self.at || (start - here) as f64 > NEAR * rate {
-            self.blocks.seek((start as f64 / rate - RUN_UP).max(0.0))?;
             self.pending.clear();
             self.end = None;
-            // The first block tells.
-            self.at = -1;
-            if start as f64 / rate <= RUN_UP {
-                self.at = 0;
+            let from = start as f64 / rate - RUN_UP;
+            if from > 0.0 {
+                self.blocks.seek(from)?;
+                // The first block tells.
+                self.at = -1;
+            } else {
+                // Decoders begin otherwise after a seek than at the start.
+                let (blocks, at) = open(&self.source, &mut self.pending, self.cut)?;
+                (self.blocks, self.at, self.origin) = (blocks, 0, at.unwrap_or(0));
             }
         }
         let mut out: Vec<f32> = Vec::new();
@@ -363,7 +376,8 @@ impl AudioFile {
         let count = count_out.map(|n| (n.saturating_mul(down) / up + from - begin + margin + 2) as usize);
         let samples = self.samples(begin, count, most)?;
         let whole = count.is_none_or(|c| samples.len() < c);
-        if whole && self.cut {
+        let short = self.blocks.promised().is_some_and(|n| self.end.is_some_and(|end| end < n as i64));
+        if whole && (self.cut || short) {
             return Err(AudioError::Truncated);
         }
         let total = samples.len();
@@ -397,7 +411,9 @@ fn open(source: &Source, first: &mut Vec<f32>, cut: bool) -> Result<(Box<dyn Blo
         let at = blocks.next(first)?;
         Ok((blocks, at))
     };
-    let ours = attempt(symphonia::open(source), first);
+    // Symphonia searches what it does not know for anything that looks like MPEG audio, and finds some in noise.
+    let ours =
+        if symphonia::knows(source) { attempt(symphonia::open(source), first) } else { Err(AudioError::Unsupported) };
     #[cfg(feature = "video")]
     let ours = match ours {
         Err(problem) => match attempt(crate::ffmpeg::audio::open(source), first) {
@@ -414,11 +430,6 @@ fn open(source: &Source, first: &mut Vec<f32>, cut: bool) -> Result<(Box<dyn Blo
         Ok((_, None)) => Err(AudioError::Empty),
         other => other,
     }
-}
-
-/// Whether Symphonia takes it for a sound.
-pub(crate) fn is_sound(source: &Source) -> bool {
-    symphonia::open(source).is_ok_and(|mut blocks| matches!(blocks.next(&mut vec![]), Ok(Some(_))))
 }
 
 /// Reads a file, or a window of it.

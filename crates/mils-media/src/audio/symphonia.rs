@@ -26,6 +26,8 @@ struct Reading {
     start: Timestamp,
     interleaved: Vec<f32>,
     damaged: usize,
+    /// Of FLAC, whose header counts samples.
+    promised: Option<u64>,
 }
 
 fn error(error: &Error) -> AudioError {
@@ -35,6 +37,14 @@ fn error(error: &Error) -> AudioError {
         Error::Unsupported(_) => AudioError::Unsupported,
         other => AudioError::Damaged(other.to_string()),
     }
+}
+
+/// Whether it begins as the formats do that Symphonia reads.
+pub(super) fn knows(source: &Source) -> bool {
+    let Ok(head) = source.reader().and_then(|mut reader| reader.at(0, 4096)) else { return false };
+    let magics: [&[u8]; 9] =
+        [b"RIFF", b"RF64", b"RIFX", b"FORM", b"caff", b"fLaC", b"OggS", b"ID3", b"\x1A\x45\xDF\xA3"];
+    magics.iter().any(|magic| head.starts_with(magic)) || head.get(4..8) == Some(b"ftyp") || crate::kind::frames(&head)
 }
 
 pub(super) fn open(source: &Source) -> Result<Box<dyn Blocks>, AudioError> {
@@ -68,8 +78,10 @@ pub(super) fn open(source: &Source) -> Result<Box<dyn Blocks>, AudioError> {
         seconds: seconds.or(counted).filter(|s| *s > 0.0),
         decoder: "symphonia",
     };
+    let promised = track.num_frames.filter(|_| format.format_info().short_name == "flac");
     let (track, start) = (track.id, track.start_ts);
-    let mut reading = Reading { format, decoder, info, track, time_base, start, interleaved: vec![], damaged: 0 };
+    let mut reading =
+        Reading { format, decoder, info, track, time_base, start, interleaved: vec![], damaged: 0, promised };
     reading.settle()?;
     Ok(Box::new(reading))
 }
@@ -97,6 +109,10 @@ impl Reading {
 impl Blocks for Reading {
     fn info(&self) -> &AudioInfo {
         &self.info
+    }
+
+    fn promised(&self) -> Option<u64> {
+        self.promised
     }
 
     fn seek(&mut self, seconds: f64) -> Result<(), AudioError> {

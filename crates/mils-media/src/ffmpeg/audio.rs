@@ -21,10 +21,13 @@ struct Reading {
     index: usize,
     info: AudioInfo,
     unit: f64,
+    /// When the first sample is heard, in units.
     start: i64,
     interleaved: Vec<f32>,
     damaged: usize,
     drained: bool,
+    /// Decoded when it was opened.
+    first: Option<(i64, Vec<f32>)>,
 }
 
 impl From<Problem> for AudioError {
@@ -32,6 +35,7 @@ impl From<Problem> for AudioError {
         match problem {
             Problem::Io(e) => Self::Source(e.into()),
             Problem::Unsupported => Self::Unsupported,
+            Problem::Ended => Self::Truncated,
             Problem::Damaged(what) => Self::Damaged(what),
         }
     }
@@ -65,13 +69,26 @@ pub(crate) fn open(source: &Source) -> Result<Box<dyn Blocks>, AudioError> {
         decoder: "ffmpeg",
     };
     let source = source.clone();
-    let mut reading =
-        Reading { source, input, decoder, index, info, unit, start, interleaved: vec![], damaged: 0, drained: false };
+    let mut reading = Reading {
+        source,
+        input,
+        decoder,
+        index,
+        info,
+        unit,
+        start,
+        interleaved: vec![],
+        damaged: 0,
+        drained: false,
+        first: None,
+    };
     // The number of channels is what the decoder makes of it.
-    if reading.next(&mut Vec::new())?.is_none() {
-        return Err(AudioError::Empty);
-    }
-    reading.seek(0.0)?;
+    let mut block = Vec::new();
+    let at = reading.next(&mut block)?.ok_or(AudioError::Empty)?;
+    // Codecs' own lead-in is cut off, after the time at which the stream is said to begin.
+    let lead = at as f64 / f64::from(reading.info.sample_rate) / reading.unit;
+    reading.start = reading.start.saturating_add(lead.round() as i64);
+    reading.first = Some((0, block));
     Ok(Box::new(reading))
 }
 
@@ -175,6 +192,7 @@ impl Blocks for Reading {
     fn seek(&mut self, seconds: f64) -> Result<(), AudioError> {
         let ts = self.start.saturating_add((seconds / self.unit) as i64);
         self.drained = false;
+        self.first = None;
         if seek(&mut self.input, self.index, ts) {
             self.decoder.flush();
             return Ok(());
@@ -190,6 +208,10 @@ impl Blocks for Reading {
     }
 
     fn next(&mut self, out: &mut Vec<f32>) -> Result<Option<i64>, AudioError> {
+        if let Some((at, block)) = self.first.take() {
+            out.extend(block);
+            return Ok(Some(at));
+        }
         let mut frame = Frame::new()?;
         let mut packet = Packet::empty();
         loop {

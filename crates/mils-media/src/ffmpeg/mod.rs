@@ -24,6 +24,8 @@ const FORMATS: &str = "aac,ac3,aiff,amr,amrnb,amrwb,ape,apng,asf,au,av1,avi,caf,
     tta,vc1,voc,w64,wav,webm,wtv,wv,xwma,yuv4mpegpipe";
 /// The most that FFmpeg may allocate at once: a plane of the largest frame, or an index.
 const MOST_ALLOCATED: usize = 512 << 20;
+/// The score of a format above which it is not a guess (FFmpeg's `AVPROBE_SCORE_RETRY`).
+const SURE: i32 = 25;
 /// Streams beyond which a file is not an honest one.
 const MOST_STREAMS: &str = "200";
 
@@ -33,6 +35,8 @@ pub(crate) enum Problem {
     Io(std::io::Error),
     /// No format that it may open, or no decoder.
     Unsupported,
+    /// The end of the file came where more was needed.
+    Ended,
     Damaged(String),
 }
 
@@ -42,6 +46,7 @@ impl From<Error> for Problem {
             Error::DemuxerNotFound | Error::DecoderNotFound | Error::PatchWelcome => Self::Unsupported,
             // What a format says that is not on the list.
             Error::Other { errno: error::EINVAL } => Self::Unsupported,
+            Error::Eof => Self::Ended,
             Error::InvalidData => Self::Damaged("its data are not valid".into()),
             Error::Other { errno: error::ENOMEM } => Self::Damaged("it asks for too much memory".into()),
             other => Self::Damaged(other.to_string().to_lowercase()),
@@ -52,6 +57,8 @@ impl From<Error> for Problem {
 fn start() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        // Has nothing to fail at: it fills in the texts of errors.
+        let _ = ffmpeg_next::init();
         // SAFETY: both set a number that FFmpeg reads.
         unsafe {
             ffi::av_log_set_level(ffi::AV_LOG_QUIET);
@@ -149,9 +156,9 @@ fn seek(input: &mut Input, index: usize, ts: i64) -> bool {
     unsafe { ffi::av_seek_frame(input.as_mut_ptr(), index as i32, ts, ffi::AVSEEK_FLAG_BACKWARD as i32) >= 0 }
 }
 
-/// What FFmpeg takes it for.
+/// What FFmpeg takes it for, where it is sure of that: a few bytes of noise look like MPEG audio.
 pub(crate) fn kind(source: &Source) -> Option<Kind> {
-    let mut input = open(source, 1 << 24).ok()?;
+    let mut input = open(source, 1 << 24).ok().filter(|input| input.probe_score() > SURE)?;
     if best(&mut input, ffi::AVMediaType::AVMEDIA_TYPE_VIDEO).is_some() {
         return Some(Kind::Video);
     }

@@ -14,6 +14,9 @@ use crate::video::{Counts, Shown, VideoError, VideoInfo, VideoLimits};
 use ffmpeg_next::format::context::Input;
 use ffmpeg_next::{Packet, ffi};
 
+/// The most frames that a decoder shows later than it gets them, as far as containers go that tell decoding times alone.
+const REORDERED: f64 = 4.0;
+
 /// An open video.
 pub(crate) struct Video {
     source: Source,
@@ -26,6 +29,8 @@ pub(crate) struct Video {
     unit: f64,
     /// When the first frame is shown, in units.
     start: i64,
+    /// How much later than it is shown frames are said to be, where the container tells decoding times alone.
+    lag: Option<i64>,
     info: VideoInfo,
     counts: Counts,
 }
@@ -36,6 +41,8 @@ struct Meta {
     /// When it is shown, or else when it is decoded; `None` where the container says neither.
     at: Option<i64>,
     exact: bool,
+    /// The container says nothing of its time: only its number tells.
+    counted: bool,
     key: bool,
 }
 
@@ -64,6 +71,7 @@ impl From<Problem> for VideoError {
         match problem {
             Problem::Io(e) => Self::Source(e.into()),
             Problem::Unsupported => Self::Unsupported,
+            Problem::Ended => Self::Truncated,
             Problem::Damaged(what) => Self::Damaged(what),
         }
     }
@@ -98,8 +106,11 @@ impl Video {
             }
         }
         let decoder = Decoder::new(&mut input, index, limits.threads(), limits.max_pixels)?;
-        let whole = input.duration();
-        let seconds = if duration > 0 { duration as f64 * unit } else { whole.max(0) as f64 / 1e6 };
+        let whole = input.duration().max(0) as f64 / 1e6;
+        let begin = if start == ffi::AV_NOPTS_VALUE { 0 } else { start };
+        // Matroska counts from 0, whenever the first frame is shown.
+        let before = if input.format().name().starts_with("matroska") { begin.max(0) as f64 * unit } else { 0.0 };
+        let seconds = if duration > 0 { duration as f64 * unit } else { whole - before };
         let has_sound = best(&mut input, ffi::AVMediaType::AVMEDIA_TYPE_AUDIO).is_some();
         let info = VideoInfo {
             width: shown.0,
@@ -111,9 +122,8 @@ impl Video {
             has_sound,
         };
         only(&mut input, index);
-        let start = if start == ffi::AV_NOPTS_VALUE { 0 } else { start };
-        let counts = Counts::default();
-        let mut this = Self { source: source.clone(), limits, input, decoder, index, look, unit, start, info, counts };
+        let (source, counts, start) = (source.clone(), Counts::default(), begin);
+        let mut this = Self { source, limits, input, decoder, index, look, unit, start, lag: None, info, counts };
         if this.info.seconds <= 0.0 || !this.info.seconds.is_finite() {
             this.info.seconds = this.measured()?;
         }
@@ -179,7 +189,6 @@ impl Video {
         self.decoder.flush();
         match to {
             Some(ts) => Ok(seek(&mut self.input, self.index, ts)),
-            None if seek(&mut self.input, self.index, self.start.min(0)) => Ok(true),
             None => {
                 self.input = open(&self.source, self.limits.max_pixels)?;
                 if self.index >= self.input.nb_streams() as usize {
@@ -203,11 +212,12 @@ impl Video {
         let target = |t: f64| self.start.saturating_add((t.max(0.0) / self.unit + 1e-6).floor() as i64);
         let targets: Vec<i64> = times.iter().map(|t| target(*t)).collect();
         let mut done = 0;
-        while let Some(&first) = targets.get(done) {
+        while done < targets.len() {
             let plan = self.plan(&targets[done..])?;
             if let Some(end) = plan.ended {
                 let seconds = (end.saturating_sub(self.start)) as f64 * self.unit + 1.0 / self.rate();
-                if first as f64 * self.unit - end as f64 * self.unit > (0.05 * self.info.seconds).max(1.0) {
+                let last = targets.get(done + plan.served - 1).copied().unwrap_or(end);
+                if last.saturating_sub(end) as f64 * self.unit > (0.05 * self.info.seconds).max(1.0) {
                     return Ok(Some(seconds.max(0.0)));
                 }
             }
@@ -232,8 +242,10 @@ impl Video {
     /// The first pass for as many of the times as share a key frame.
     fn plan(&mut self, targets: &[i64]) -> Result<Plan, VideoError> {
         let first = targets.first().copied().unwrap_or(self.start);
+        // All of it, from the start.
+        let all = Plan { from: None, passed: 0, served: targets.len(), wanted: vec![], ended: None };
         if !self.limits.seek {
-            return Ok(Plan { from: None, passed: 0, served: targets.len(), wanted: vec![], ended: None });
+            return Ok(all);
         }
         let mut from = Some(first);
         // How far to go back where the key frame found is shown too late: containers index by decoding time.
@@ -247,7 +259,13 @@ impl Video {
             if metas.is_empty() && from.is_none() {
                 return Err(VideoError::Empty);
             }
-            let reached = |m: &Meta| m.key && m.at.is_some_and(|at| at <= first);
+            if metas.iter().any(|m| m.counted) {
+                return Ok(all);
+            }
+            // By its decoding time a key frame seems to be shown earlier than it is.
+            let certain = metas.iter().all(|m| m.exact);
+            let safe = if certain { first } else { first.saturating_sub(self.units(REORDERED)) };
+            let reached = |m: &Meta| m.key && m.at.is_some_and(|at| at <= safe);
             let key = metas.iter().rposition(reached);
             if key.is_none() && from.is_some() {
                 let earlier = from.unwrap_or(first).saturating_sub(back);
@@ -266,7 +284,8 @@ impl Video {
             let served = &targets[..last_served];
             let wanted: Vec<i64> = if exact { served.iter().filter_map(|t| shown(*t)).collect() } else { vec![] };
             let end = way.iter().filter_map(|m| m.at).max();
-            let ended = if ended { end.filter(|end| *end < first) } else { None };
+            let last = served.last().copied().unwrap_or(first);
+            let ended = if ended { end.filter(|end| *end < last) } else { None };
             return Ok(Plan { from, passed: key, served: served.len(), wanted, ended });
         }
     }
@@ -284,7 +303,8 @@ impl Video {
             let numbered = self.start.saturating_add((count as f64 / self.rate() / self.unit) as i64);
             count += 1;
             let at = packet.pts().or(packet.dts());
-            let meta = Meta { at: at.or(Some(numbered)), exact: packet.pts().is_some(), key: packet.is_key() };
+            let exact = packet.pts().is_some();
+            let meta = Meta { at: at.or(Some(numbered)), exact, counted: at.is_none(), key: packet.is_key() };
             metas.push(meta);
             // Nothing that comes is shown before it is decoded.
             let now = packet.dts().or(meta.at).unwrap_or(i64::MIN);
@@ -352,15 +372,18 @@ impl Video {
     /// Decodes everything from the key frame on; of every time, the last whole frame that is shown by then, or else the
     /// first one after.
     fn plainly(&mut self, plan: &Plan, targets: &[i64]) -> Result<Vec<Option<Candidate>>, VideoError> {
-        self.begin(plan)?;
         let mut found: Vec<Option<Candidate>> = targets.iter().map(|_| None).collect();
-        let (rate, unit, start) = (self.rate(), self.unit, self.start);
+        let exact = !plan.wanted.is_empty();
+        let lag = if exact { 0 } else { self.lag()? };
+        self.begin(plan)?;
+        let (step, start) = (self.units(1.0), self.start);
         let last = targets.last().copied().unwrap_or(start);
-        let mut count = 0_i64;
+        let mut previous: Option<i64> = None;
         let mut skipped = 0;
         let mut take = |at: Option<i64>, frame: &Frame| -> Result<bool, Problem> {
-            let at = at.unwrap_or_else(|| start.saturating_add((count as f64 / rate / unit) as i64));
-            count += 1;
+            let next = previous.map_or(start, |at: i64| at.saturating_add(step));
+            let at = at.map_or(next, |at| at.saturating_sub(lag));
+            previous = Some(at);
             if frame.damaged() {
                 skipped += 1;
                 return Ok(true);
@@ -388,6 +411,32 @@ impl Video {
             self.damage()?;
         }
         Ok(found)
+    }
+
+    /// So many frames in units of the stream.
+    fn units(&self, frames: f64) -> i64 {
+        (frames / self.rate() / self.unit).round() as i64
+    }
+
+    /// What the first frame of all is said to be late.
+    fn lag(&mut self) -> Result<i64, VideoError> {
+        if let Some(lag) = self.lag {
+            return Ok(lag);
+        }
+        self.go(None)?;
+        let mut found = None;
+        let mut take = |at: Option<i64>, _: &Frame| -> Result<bool, Problem> {
+            found = at;
+            Ok(false)
+        };
+        let mut packet = Packet::empty();
+        let mut more = true;
+        while more && self.read(&mut packet)? {
+            more = self.decode(Some(&packet), false, &mut take)?;
+        }
+        let lag = found.map_or(0, |at| at.saturating_sub(self.start)).clamp(0, self.units(REORDERED));
+        self.lag = Some(lag);
+        Ok(lag)
     }
 
     /// Sends a packet, or the end, and takes what comes out; `false` when nothing more is needed.

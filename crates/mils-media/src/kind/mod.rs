@@ -8,6 +8,7 @@ mod chunks;
 mod matroska;
 mod streams;
 
+pub(crate) use self::streams::frames;
 use crate::image::decode::looks_like;
 use crate::source::{Reader, Source, SourceError};
 use crate::video::animation;
@@ -90,10 +91,6 @@ fn kind_of(source: &Source) -> Result<Kind, KindError> {
     #[cfg(feature = "video")]
     if let Some(kind) = crate::ffmpeg::kind(source) {
         return Ok(kind);
-    }
-    // Sounds without a header of a container, behind bytes that are none.
-    if crate::audio::is_sound(source) {
-        return Ok(Kind::Audio);
     }
     let head = reader.at(0, 512).map_err(io)?;
     Err(KindError::NotMedia(if playlist(&head) { "a playlist; name the files in it" } else { looks_like(&head) }))

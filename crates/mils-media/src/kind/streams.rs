@@ -123,7 +123,7 @@ fn caf_cut(reader: &mut Reader) -> Result<bool> {
 }
 
 /// MPEG audio or ADTS: a frame's header, and a second one where the first says.
-fn frames(head: &[u8]) -> bool {
+pub(crate) fn frames(head: &[u8]) -> bool {
     let next = |at: usize| -> Option<usize> {
         let word = big(head, at, 4)? as u32;
         if word >> 20 == 0xFFF && (word >> 17) & 3 == 0 {

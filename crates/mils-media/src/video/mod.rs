@@ -197,10 +197,21 @@ impl Opened {
             None if cut => return Err(VideoError::Truncated),
             _ => {}
         }
-        #[cfg(feature = "video")]
-        return Ok((Self::Ffmpeg(Box::new(crate::ffmpeg::video::Video::open(source, *limits)?)), cut));
-        #[cfg(not(feature = "video"))]
-        return Err(VideoError::NoFfmpeg);
+        Self::with_ffmpeg(source, limits, cut)
+    }
+
+    #[cfg(feature = "video")]
+    fn with_ffmpeg(source: &Source, limits: &VideoLimits, cut: bool) -> Result<(Self, bool), VideoError> {
+        match crate::ffmpeg::video::Video::open(source, *limits) {
+            Ok(video) => Ok((Self::Ffmpeg(Box::new(video)), cut)),
+            Err(VideoError::Damaged(_) | VideoError::Unsupported) if cut => Err(VideoError::Truncated),
+            Err(other) => Err(other),
+        }
+    }
+
+    #[cfg(not(feature = "video"))]
+    fn with_ffmpeg(_: &Source, _: &VideoLimits, _: bool) -> Result<(Self, bool), VideoError> {
+        Err(VideoError::NoFfmpeg)
     }
 
     fn info(&self) -> &VideoInfo {
@@ -270,6 +281,10 @@ fn sample_source(
     counted(count, limits)?;
     let (mut opened, cut) = Opened::new(source, limits)?;
     let mut info = opened.info().clone();
+    // Of a file that is cut, a length may be that of what is left.
+    if let (true, Some(frames), Some(rate)) = (cut, info.frames, info.frame_rate) {
+        info.seconds = info.seconds.max(frames as f64 / rate);
+    }
     // A second time with the length that was found, where the file told a wrong one.
     for attempt in 0..2 {
         let times = sampling.times(count, info.seconds, info.frame_rate);

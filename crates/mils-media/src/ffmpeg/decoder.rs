@@ -128,7 +128,7 @@ impl Frame {
     /// Whether the decoder says that it is not as it was meant.
     pub(super) fn damaged(&self) -> bool {
         // SAFETY: the frame is owned.
-        unsafe { (*self.raw).flags & ffi::AV_FRAME_FLAG_CORRUPT as i32 != 0 || (*self.raw).decode_error_flags != 0 }
+        unsafe { (*self.raw).flags & ffi::AV_FRAME_FLAG_CORRUPT != 0 || (*self.raw).decode_error_flags != 0 }
     }
 }
 

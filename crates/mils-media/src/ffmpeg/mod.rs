@@ -129,7 +129,7 @@ fn best(input: &mut Input, kind: ffi::AVMediaType) -> Option<usize> {
     let still = ffi::AV_DISPOSITION_ATTACHED_PIC | ffi::AV_DISPOSITION_TIMED_THUMBNAILS;
     // SAFETY: the index is that of a stream.
     let disposition = unsafe { (*stream(input, index)).disposition };
-    (disposition & still as i32 == 0).then_some(index)
+    (disposition & still == 0).then_some(index)
 }
 
 /// A stream of an open file.
@@ -153,7 +153,7 @@ fn only(input: &mut Input, index: usize) {
 /// Goes to the last place before `ts`, in units of the stream, from which it can be decoded.
 fn seek(input: &mut Input, index: usize, ts: i64) -> bool {
     // SAFETY: the context is open, and the stream is one of its own.
-    unsafe { ffi::av_seek_frame(input.as_mut_ptr(), index as i32, ts, ffi::AVSEEK_FLAG_BACKWARD as i32) >= 0 }
+    unsafe { ffi::av_seek_frame(input.as_mut_ptr(), index as i32, ts, ffi::AVSEEK_FLAG_BACKWARD) >= 0 }
 }
 
 /// What FFmpeg takes it for, where it is sure of that: a few bytes of noise look like MPEG audio.

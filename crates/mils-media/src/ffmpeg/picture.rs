@@ -127,23 +127,13 @@ pub(super) fn to_rgb(frame: &Frame, look: Look, most_pixels: u64) -> Result<RgbI
     // padding that its scaler may write to.
     let pixels = unsafe {
         let (dst_w, dst_h) = (to_w as i32, to_h as i32);
-        let context = ffi::sws_getContext(
-            width,
-            height,
-            from,
-            dst_w,
-            dst_h,
-            target,
-            flags as i32,
-            null_mut(),
-            null_mut(),
-            null(),
-        );
+        let context =
+            ffi::sws_getContext(width, height, from, dst_w, dst_h, target, flags, null_mut(), null_mut(), null());
         if context.is_null() {
             return Err(wrong("its pixels are of a format that cannot be shown"));
         }
         let scaler = Scaler(context);
-        let (by, default) = (ffi::sws_getCoefficients(space), ffi::sws_getCoefficients(ffi::SWS_CS_DEFAULT as i32));
+        let (by, default) = (ffi::sws_getCoefficients(space), ffi::sws_getCoefficients(ffi::SWS_CS_DEFAULT));
         // Formats without a matrix refuse this, and need none.
         ffi::sws_setColorspaceDetails(scaler.0, by, i32::from(full), default, 1, 0, 1 << 16, 1 << 16);
         (*out.raw).format = target as i32;

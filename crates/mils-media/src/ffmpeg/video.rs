@@ -17,6 +17,10 @@ use ffmpeg_next::{Packet, ffi};
 /// The most frames that a decoder shows later than it gets them, as far as containers go that tell decoding times alone.
 const REORDERED: f64 = 4.0;
 
+/// Frames of a short video: where its times are not certain, all of them are decoded and none is missed. In a longer one
+/// (MPEG-1 and -2 program streams, AVI with B-frames) it may be a frame next to the right one that is found.
+const FEW: f64 = 1500.0;
+
 /// An open video.
 pub(crate) struct Video {
     source: Source,
@@ -34,6 +38,9 @@ pub(crate) struct Video {
     info: VideoInfo,
     counts: Counts,
 }
+
+/// Takes a frame with its time; tells whether more are needed.
+type Take<'a> = dyn FnMut(Option<i64>, &Frame) -> Result<bool, Problem> + 'a;
 
 /// A packet, as far as its header goes.
 #[derive(Clone, Copy)]
@@ -214,17 +221,19 @@ impl Video {
         let mut done = 0;
         while done < targets.len() {
             let plan = self.plan(&targets[done..])?;
-            if let Some(end) = plan.ended {
-                let seconds = (end.saturating_sub(self.start)) as f64 * self.unit + 1.0 / self.rate();
-                let last = targets.get(done + plan.served - 1).copied().unwrap_or(end);
-                if last.saturating_sub(end) as f64 * self.unit > (0.05 * self.info.seconds).max(1.0) {
-                    return Ok(Some(seconds.max(0.0)));
-                }
+            let last = targets.get(done + plan.served - 1).copied().unwrap_or(self.start);
+            if let Some(end) = plan.ended.filter(|end| self.too_early(*end, last)) {
+                return Ok(Some(self.seconds(end)));
             }
             let group = &targets[done..done + plan.served];
             let mut found = if plan.wanted.is_empty() { vec![] } else { self.exactly(&plan)? };
             if found.len() < group.len() || found.iter().any(Option::is_none) {
-                found = self.plainly(&plan, group)?;
+                let end;
+                (found, end) = self.plainly(&plan, group)?;
+                let last = group.last().copied().unwrap_or(self.start);
+                if let Some(end) = end.filter(|end| self.too_early(*end, last)) {
+                    return Ok(Some(self.seconds(end)));
+                }
             }
             for (i, frame) in found.into_iter().enumerate() {
                 let Some(frame) = frame else {
@@ -237,6 +246,16 @@ impl Video {
             done += plan.served;
         }
         Ok(None)
+    }
+
+    /// Whether a file whose last frame is at `end` lacks the one at `target`, and does not just show its last one longer.
+    fn too_early(&self, end: i64, target: i64) -> bool {
+        target.saturating_sub(end) as f64 * self.unit > (0.05 * self.info.seconds).max(1.0)
+    }
+
+    /// How long it lasts if its last frame is at `end`.
+    fn seconds(&self, end: i64) -> f64 {
+        (end.saturating_sub(self.start) as f64 * self.unit + 1.0 / self.rate()).max(0.0)
     }
 
     /// The first pass for as many of the times as share a key frame.
@@ -259,11 +278,12 @@ impl Video {
             if metas.is_empty() && from.is_none() {
                 return Err(VideoError::Empty);
             }
-            if metas.iter().any(|m| m.counted) {
-                return Ok(all);
-            }
             // By its decoding time a key frame seems to be shown earlier than it is.
             let certain = metas.iter().all(|m| m.exact);
+            let short = self.info.seconds * self.rate() <= FEW;
+            if !certain && (short || metas.iter().any(|m| m.counted)) {
+                return Ok(all);
+            }
             let safe = if certain { first } else { first.saturating_sub(self.units(REORDERED)) };
             let reached = |m: &Meta| m.key && m.at.is_some_and(|at| at <= safe);
             let key = metas.iter().rposition(reached);
@@ -370,8 +390,8 @@ impl Video {
     }
 
     /// Decodes everything from the key frame on; of every time, the last whole frame that is shown by then, or else the
-    /// first one after.
-    fn plainly(&mut self, plan: &Plan, targets: &[i64]) -> Result<Vec<Option<Candidate>>, VideoError> {
+    /// first one after. Also the time of the last frame of all, where the end was reached.
+    fn plainly(&mut self, plan: &Plan, targets: &[i64]) -> Result<(Vec<Option<Candidate>>, Option<i64>), VideoError> {
         let mut found: Vec<Option<Candidate>> = targets.iter().map(|_| None).collect();
         let exact = !plan.wanted.is_empty();
         let lag = if exact { 0 } else { self.lag()? };
@@ -407,10 +427,11 @@ impl Video {
         if more {
             self.decode(None, false, &mut take)?;
         }
+        let end = previous.filter(|_| more);
         for _ in 0..skipped {
             self.damage()?;
         }
-        Ok(found)
+        Ok((found, end))
     }
 
     /// So many frames in units of the stream.
@@ -440,12 +461,7 @@ impl Video {
     }
 
     /// Sends a packet, or the end, and takes what comes out; `false` when nothing more is needed.
-    fn decode(
-        &mut self,
-        packet: Option<&Packet>,
-        lean: bool,
-        take: &mut dyn FnMut(Option<i64>, &Frame) -> Result<bool, Problem>,
-    ) -> Result<bool, VideoError> {
+    fn decode(&mut self, packet: Option<&Packet>, lean: bool, take: &mut Take<'_>) -> Result<bool, VideoError> {
         let mut frame = Frame::new()?;
         let mut sent = false;
         // A decoder that neither takes nor gives would go round for ever.

@@ -177,7 +177,7 @@ fn png(reader: &mut Reader, times: &mut Times) -> Result<()> {
         }
         at += 12 + size;
     }
-    times.cut = animated && at > reader.length();
+    times.cut = animated && (!ended || at > reader.length());
     if times.frames() == 0 {
         times.push(0, LEAST_DELAY);
     }

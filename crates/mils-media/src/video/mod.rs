@@ -313,7 +313,8 @@ pub fn frames_at(path: &Path, times: &[f64], limits: &VideoLimits) -> Result<Sam
     let info = opened.info().clone();
     let mut order: Vec<usize> = (0..times.len()).collect();
     order.sort_by(|a, b| times[*a].total_cmp(&times[*b]));
-    let end = if cut { f64::INFINITY } else { info.seconds };
+    // A little beyond what the file says, which is not exact everywhere: there the last frame is shown on.
+    let end = if cut { f64::INFINITY } else { info.seconds + 0.9 };
     let within = |t: f64| if t.is_finite() { t.clamp(0.0, end) } else { 0.0 };
     let sorted: Vec<f64> = order.iter().map(|i| within(times[*i])).collect();
     let mut frames: Vec<Option<VideoFrame>> = vec![None; times.len()];

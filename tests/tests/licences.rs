@@ -4,7 +4,7 @@
 use std::process::Command;
 
 /// Permissive licences, and MPL-2.0.
-const ALLOWED: [&str; 15] = [
+const ALLOWED: [&str; 16] = [
     "0BSD",
     "Apache-2.0",
     "BSD-1-Clause",
@@ -19,6 +19,8 @@ const ALLOWED: [&str; 15] = [
     "Unicode-3.0",
     "Unicode-DFS-2016",
     "Unlicense",
+    // The wrapper of FFmpeg: do what you want. FFmpeg itself is LGPL and linked dynamically.
+    "WTFPL",
     "Zlib",
 ];
 

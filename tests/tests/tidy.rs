@@ -102,6 +102,8 @@ fn dependencies_point_one_way() {
     };
     assert_eq!(users("wgpu"), ["mils-gpu"], "only mils-gpu names wgpu");
     assert_eq!(users("llama-cpp-2"), ["mils-llm"], "only mils-llm names llama.cpp");
+    assert_eq!(users("ffmpeg-next"), ["mils-media"], "only mils-media names FFmpeg");
+    assert_eq!(users("symphonia"), ["mils-media"], "only mils-media names Symphonia");
     assert_eq!(users("fast_image_resize"), ["mils-demo-world", "mils-media"]);
     let of = |name: &str| all.iter().find(|(n, _)| n == name).map(|(_, needs)| needs.clone()).unwrap();
     let ours = |name: &str| -> Vec<String> { of(name).into_iter().filter(|n| n.starts_with("mils-")).collect() };

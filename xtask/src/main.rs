@@ -49,7 +49,7 @@ enum Task {
     },
     /// Check formatting, lints and documentation
     Lint,
-    /// Build and run a benchmark: encoders, sounds, load, generation, runs, all, or quality; `bench help` says more
+    /// Build and run a benchmark: encoders, sounds, load, generation, runs, media, all, or quality; `bench help` says more
     #[command(disable_help_flag = true)]
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "WHICH")]

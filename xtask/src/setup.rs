@@ -4,23 +4,28 @@ use anyhow::{Context, Result, bail};
 use std::process::{Command, Stdio};
 
 /// A Debian package and what it is for.
-const DEBIAN: [(&str, &str); 8] = [
+const DEBIAN: [(&str, &str); 12] = [
     ("cmake", "builds llama.cpp"),
     ("clang", "reads llama.cpp's headers"),
     ("libclang-dev", "reads llama.cpp's headers"),
     ("g++", "compiles llama.cpp"),
     ("make", "builds llama.cpp"),
     ("pkg-config", "finds libraries"),
+    ("libavcodec-dev", "decodes videos and sounds (FFmpeg)"),
+    ("libavformat-dev", "reads their containers"),
+    ("libavutil-dev", "what these need"),
+    ("libswscale-dev", "converts frames to RGB"),
     ("libvulkan1", "finds GPUs"),
     ("mesa-vulkan-drivers", "GPU drivers, and a software one for tests"),
 ];
 
 const ELSEWHERE: &str = "\
 Install these with your system's package manager, then run this again:
-  Fedora   dnf install cmake clang clang-devel gcc-c++ make pkgconf vulkan-loader mesa-vulkan-drivers
-  Arch     pacman -S cmake clang gcc make pkgconf vulkan-icd-loader vulkan-swrast
-  macOS    xcode-select --install; brew install cmake llvm
-  Windows  winget install Kitware.CMake LLVM.LLVM; Visual Studio Build Tools with C++";
+  Fedora   dnf install cmake clang clang-devel gcc-c++ make pkgconf ffmpeg-free-devel vulkan-loader mesa-vulkan-drivers
+  Arch     pacman -S cmake clang gcc make pkgconf ffmpeg vulkan-icd-loader vulkan-swrast
+  macOS    xcode-select --install; brew install cmake llvm pkgconf ffmpeg
+  Windows  winget install Kitware.CMake LLVM.LLVM; Visual Studio Build Tools with C++;
+           FFmpeg's shared development build, and FFMPEG_DIR set to its folder";
 
 /// Programs whose presence tells that a system without apt is ready.
 const PROGRAMS: [&str; 4] = ["cmake", "clang", "c++", "make"];

@@ -22,7 +22,7 @@ use std::time::Duration;
 /// Settings of the speed benchmarks.
 #[derive(Args, Clone, Debug)]
 pub struct BenchArgs {
-    /// Measure peers too: all that are there, or these of ort-f32, torch-f32, torch-bf16
+    /// Measure peers too: all that are there, or these of ort-f32, torch-f32, torch-bf16, pyav
     #[arg(long, value_name = "NAMES", num_args = 0..=1, require_equals = true, value_delimiter = ',',
           default_missing_value = "")]
     pub peers: Option<Vec<String>>,

@@ -17,6 +17,7 @@ pub mod gguf;
 pub mod harness;
 pub mod lists;
 pub mod load;
+pub mod media;
 pub mod meter;
 pub mod peer;
 pub mod quality;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use mils_bench::bench::{Bench, BenchArgs};
 use mils_bench::quality::{self, Arm, Setup};
-use mils_bench::{encoders, generation, lists, load, runs, sounds};
+use mils_bench::{encoders, generation, lists, load, media, runs, sounds};
 use mils_cli::backend::BackendChoice;
 use mils_cli::interrupt::{INTERRUPTED, on_ctrl_c};
 use std::path::PathBuf;
@@ -62,6 +62,11 @@ enum Command {
     },
     /// Time whole runs against the reference algorithm's schedule, and the first scoring as the initial set grows
     Runs {
+        #[command(flatten)]
+        args: BenchArgs,
+    },
+    /// Time the sampling of frames from a long video by seeking, against decoding all of it
+    Media {
         #[command(flatten)]
         args: BenchArgs,
     },
@@ -140,7 +145,10 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("{}", serde_json::to_string(&load::load(&folder, &precision, images)?)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::All { args } => speed(args, &[encoders::run, sounds::run, load::run, generation::run, runs::run]),
+        Command::All { args } => {
+            speed(args, &[encoders::run, sounds::run, load::run, generation::run, runs::run, media::run])
+        }
+        Command::Media { args } => speed(args, &[media::run]),
         Command::Runs { args } => speed(args, &[runs::run]),
         Command::Generation { args } => speed(args, &[generation::run]),
         Command::Quality { scenes, seed, pack, steps, backend, only_loop, show, json } => {

@@ -50,6 +50,17 @@ pub enum Ask<'a> {
         /// How often.
         repeats: usize,
     },
+    /// Sample frames of a video, so often.
+    Frames {
+        /// The video.
+        file: &'a Path,
+        /// How many frames.
+        count: usize,
+        /// Decode all of it, rather than seek.
+        all: bool,
+        /// How often.
+        repeats: usize,
+    },
     /// Run it and return the embeddings.
     Embed {
         /// The input.
@@ -210,7 +221,9 @@ impl Drop for Worker {
 }
 
 /// Which peers there are, in the order of the tables.
-pub const NAMES: [&str; 3] = ["ort-f32", "torch-f32", "torch-bf16"];
+pub const NAMES: [&str; 4] = ["ort-f32", "torch-f32", "torch-bf16", PYAV];
+/// The one that decodes videos, and runs no models.
+pub const PYAV: &str = "pyav";
 
 /// How peers are started.
 #[derive(Clone, Debug)]
@@ -241,10 +254,10 @@ impl Peers {
         Ok(Self { wanted, python: python.unwrap_or_else(|| "python3".into()), threads })
     }
 
-    /// Starts those that are there; `missing` is told of the others, a line each.
+    /// Starts those that run models and are there; `missing` is told of the others, a line each.
     pub fn start(&self, missing: &mut dyn FnMut(String)) -> Vec<Worker> {
         let mut workers = Vec::new();
-        for name in &self.wanted {
+        for name in self.wanted.iter().filter(|name| *name != PYAV) {
             match self.start_one(name) {
                 Ok(worker) => workers.push(worker),
                 Err(problem) => missing(format!("{name} is left out: {problem:#}")),
@@ -258,7 +271,8 @@ impl Peers {
     /// # Errors
     /// If it is not there.
     pub fn start_one(&self, name: &str) -> Result<Worker> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/peer.py");
+        let script = if name == PYAV { "peers/media.py" } else { "peers/peer.py" };
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
         let mut command = Command::new(&self.python);
         command.arg(script).arg(name).arg(self.threads.to_string());
         Worker::start(name, command)

@@ -1,9 +1,11 @@
 //! Media into model input: images are decoded as a viewer would show them, then resized, cropped and normalised as
-//! the encoders' own processors do it.
+//! the encoders' own processors do it; videos are sampled by seeking, and sounds brought to one channel at the rate that
+//! is asked for.
 //!
-//! Formats come from the `image` crate, colour profiles from `moxcms`, resampling from `fast_image_resize` (whose
-//! convolution is Pillow's). This crate adds the rules: orientation, alpha, profiles, limits, and errors that say what
-//! to do. It has no models in it.
+//! Image formats come from the `image` crate, colour profiles from `moxcms`, resampling from `fast_image_resize` (whose
+//! convolution is Pillow's), sounds from Symphonia, and with the cargo feature `video` videos and the remaining sounds
+//! from FFmpeg. This crate adds the rules: orientation, alpha, profiles, limits, and errors that say what to do. It has
+//! no models in it.
 //!
 //! ```
 //! use mils_media::{Crop, Preprocess, Resample, Resize, RgbImage};
@@ -21,9 +23,17 @@
 //! assert_eq!((pixels.data[0], pixels.data[64]), (1.0, -1.0)); // channels first: all red, no green
 //! ```
 
+pub mod audio;
+#[cfg(feature = "video")]
+mod ffmpeg;
 mod image;
+mod kind;
+mod source;
+pub mod video;
 
 pub use self::image::decode::{DecodeError, DecodeLimits, decode_image, decode_image_bytes};
 pub use self::image::preprocess::{Crop, CropRounding, Pixels, Preprocess, PreprocessError, Resample, Resize};
 /// 8-bit sRGB, the form in which decoded images are handed on.
 pub use ::image::RgbImage;
+pub use kind::{Kind, KindError, kind, kind_bytes};
+pub use source::SourceError;

@@ -220,7 +220,7 @@ fn to_rgb(picture: DynamicImage, profile: Option<&[u8]>) -> RgbImage {
 }
 
 /// Lays transparent parts over white.
-fn over_white(rgba: &RgbaImage) -> RgbImage {
+pub(crate) fn over_white(rgba: &RgbaImage) -> RgbImage {
     let mut out = RgbImage::new(rgba.width(), rgba.height());
     for (to, from) in out.pixels_mut().zip(rgba.pixels()) {
         let alpha = u32::from(from[3]);
@@ -257,7 +257,7 @@ fn to_srgb(pixels: &mut [u8], layout: Layout, profile: Option<&[u8]>) {
 const GIT_LFS: &[u8] = b"version https://git-lfs";
 
 /// A guess from the first bytes, for the error message.
-fn looks_like(bytes: &[u8]) -> &'static str {
+pub(crate) fn looks_like(bytes: &[u8]) -> &'static str {
     let starts = |magic: &[u8]| bytes.starts_with(magic);
     let brand = bytes.get(4..12).unwrap_or_default();
     match brand {

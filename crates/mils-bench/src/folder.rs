@@ -17,7 +17,7 @@ const FILES: usize = 64;
 /// Files in flight.
 const IN_FLIGHT: [usize; 4] = [1, 4, 16, 64];
 /// Steps of each run, unless everything is wanted in full.
-const STEPS: usize = 2;
+const STEPS: usize = 1;
 
 /// A session with so many runs in flight.
 struct Folder {
@@ -120,7 +120,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     }
     let again = ("1 in flight again".into(), Kind::Again);
     contestants.insert(1, Box::new(open(again, 1, steps, bench, &pictures)?));
-    let depth = steps.map_or_else(|| "all steps".to_owned(), |n| format!("{n} steps each"));
+    let depth = steps.map_or_else(|| "all steps".to_owned(), |n| format!("{n} step each"));
     let title = format!("demo pack: a folder of {FILES} pictures, {depth}");
     bench.measure(("folder", &title), &mut contestants, &["1 in flight"]);
     Ok(())

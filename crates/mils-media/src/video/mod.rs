@@ -313,7 +313,8 @@ pub fn frames_at(path: &Path, times: &[f64], limits: &VideoLimits) -> Result<Sam
     let info = opened.info().clone();
     let mut order: Vec<usize> = (0..times.len()).collect();
     order.sort_by(|a, b| times[*a].total_cmp(&times[*b]));
-    let mut end = if cut { f64::INFINITY } else { info.seconds };
+    // Streams' lengths are estimates in some containers, and may be a little short.
+    let mut end = if cut { f64::INFINITY } else { info.seconds + 0.9 };
     // A second time with the length that was found, where the file told a wrong one.
     for _ in 0..2 {
         let within = |t: f64| if t.is_finite() { t.clamp(0.0, end) } else { 0.0 };

@@ -313,21 +313,28 @@ pub fn frames_at(path: &Path, times: &[f64], limits: &VideoLimits) -> Result<Sam
     let info = opened.info().clone();
     let mut order: Vec<usize> = (0..times.len()).collect();
     order.sort_by(|a, b| times[*a].total_cmp(&times[*b]));
-    // A little beyond what the file says, which is not exact everywhere: there the last frame is shown on.
-    let end = if cut { f64::INFINITY } else { info.seconds + 0.9 };
-    let within = |t: f64| if t.is_finite() { t.clamp(0.0, end) } else { 0.0 };
-    let sorted: Vec<f64> = order.iter().map(|i| within(times[*i])).collect();
-    let mut frames: Vec<Option<VideoFrame>> = vec![None; times.len()];
-    let ended = opened.frames(&sorted, &mut |i, shown| {
-        let at = order[i];
-        frames[at] = Some(VideoFrame { time: times[at], since: shown.since, image: shown.image });
-        Ok(())
-    })?;
-    let frames: Vec<VideoFrame> = frames.into_iter().flatten().collect();
-    if ended.is_some() || frames.len() < times.len() {
-        return Err(VideoError::Truncated);
+    // Streams' lengths are estimates in some containers, and may be a little short.
+    let mut end = if cut { f64::INFINITY } else { info.seconds + 0.9 };
+    // A second time with the length that was found, where the file told a wrong one.
+    for _ in 0..2 {
+        let within = |t: f64| if t.is_finite() { t.clamp(0.0, end) } else { 0.0 };
+        let sorted: Vec<f64> = order.iter().map(|i| within(times[*i])).collect();
+        let mut frames: Vec<Option<VideoFrame>> = vec![None; times.len()];
+        let ended = opened.frames(&sorted, &mut |i, shown| {
+            let at = order[i];
+            frames[at] = Some(VideoFrame { time: times[at], since: shown.since, image: shown.image });
+            Ok(())
+        })?;
+        match ended {
+            Some(_) if cut => break,
+            Some(seconds) => end = seconds,
+            None => {
+                let frames: Vec<VideoFrame> = frames.into_iter().flatten().collect();
+                return Ok(Sampled { frames, info, counts: opened.counts() });
+            }
+        }
     }
-    Ok(Sampled { frames, info, counts: opened.counts() })
+    Err(VideoError::Truncated)
 }
 
 fn counted(asked: usize, limits: &VideoLimits) -> Result<(), VideoError> {

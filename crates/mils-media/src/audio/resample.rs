@@ -189,9 +189,8 @@ mod tests {
     fn a_tone_stays_the_tone() {
         // Rates whose phases are tabled, and such that have too many.
         for (from, to) in [(44_100, 48_000), (48_000, 16_000), (8_000, 48_000), (44_100, 47_999), (96_001, 16_000)] {
-            let (heard, expected) =
-                (resample(&tone(from, 997.0, 30_000), from, to, Filter::SoxrHq), tone(to, 997.0, 90_000));
-            let got = decibels(&heard, &expected[..heard.len()]);
+            let heard = resample(&tone(from, 997.0, 30_000), from, to, Filter::SoxrHq);
+            let got = decibels(&heard, &tone(to, 997.0, heard.len()));
             assert!(got > 80.0, "{from} to {to}: {got:.1} dB");
         }
     }

@@ -1,7 +1,7 @@
 //! Sounds through FFmpeg.
 
 use super::decoder::{Decoder, Frame, Got};
-use super::{Problem, best, only, open as open_input, seek, stream};
+use super::{Problem, best, next_packet, only, open as open_input, seek, stream};
 use crate::audio::{AudioError, AudioInfo, Blocks, MOST_RATE, to_mono};
 use crate::source::Source;
 use ffmpeg_next::format::context::Input;
@@ -164,7 +164,7 @@ impl Reading {
     /// Reads the stream's next packet and gives it to the decoder, or the end.
     fn feed(&mut self, packet: &mut Packet) -> Result<(), AudioError> {
         loop {
-            match packet.read(&mut self.input) {
+            match next_packet(&mut self.input, packet) {
                 Ok(()) if packet.stream() == self.index => {
                     if self.decoder.send(Some(packet), false).is_err() {
                         self.damage("more packets than are passed over cannot be decoded")?;

@@ -14,7 +14,7 @@ use crate::kind::Kind;
 use crate::source::Source;
 use ffmpeg_next::ffi;
 use ffmpeg_next::format::context::{Input, StreamIo};
-use ffmpeg_next::{Dictionary, Error, error};
+use ffmpeg_next::{Dictionary, Error, Packet, error};
 use std::ptr::{null, null_mut};
 use std::sync::Once;
 
@@ -148,6 +148,13 @@ fn only(input: &mut Input, index: usize) {
         // SAFETY: the index is below the count.
         unsafe { (*stream(input, i)).discard = discard };
     }
+}
+
+/// Reads the next packet of whatever stream.
+fn next_packet(input: &mut Input, packet: &mut Packet) -> Result<(), Error> {
+    // What it held is released by dropping it; reading over it is not enough.
+    *packet = Packet::empty();
+    packet.read(input)
 }
 
 /// Goes to the last place before `ts`, in units of the stream, from which it can be decoded.

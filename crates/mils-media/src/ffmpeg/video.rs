@@ -8,7 +8,7 @@
 
 use super::decoder::{Decoder, Frame, Got, codec_name};
 use super::picture::{Look, to_rgb};
-use super::{Problem, best, only, open, seek, stream};
+use super::{Problem, best, next_packet, only, open, seek, stream};
 use crate::source::Source;
 use crate::video::{Counts, Shown, VideoError, VideoInfo, VideoLimits};
 use ffmpeg_next::format::context::Input;
@@ -170,7 +170,7 @@ impl Video {
     /// Reads the stream's next packet; `false` at the end.
     fn read(&mut self, packet: &mut Packet) -> Result<bool, VideoError> {
         loop {
-            match packet.read(&mut self.input) {
+            match next_packet(&mut self.input, packet) {
                 Ok(()) if packet.stream() == self.index => {
                     self.counts.read += 1;
                     return Ok(true);

@@ -78,10 +78,10 @@ const fn guid(a: u32, b: u16, c: u16, d: [u8; 8]) -> [u8; 16] {
 /// Advanced Systems Format: objects of a GUID and a size.
 pub(super) fn asf(reader: &mut Reader) -> Result<Look> {
     let (mut video, mut audio, mut encrypted, mut cut) = (false, false, false, false);
-    let mut at = 30;
+    let mut at = 30_u64;
     let end = little(&reader.at(16, 8)?, 0, 8).unwrap_or_default().min(reader.length());
     for _ in 0..MOST_CHUNKS {
-        if at + 24 > end {
+        if at.saturating_add(24) > end {
             break;
         }
         let bytes = reader.at(at, 48)?;

@@ -91,7 +91,7 @@ struct Work {
 }
 
 /// Seconds of one of `repeats` runs in a row.
-pub(crate) fn per_run(repeats: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+fn per_run(repeats: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     let begin = Instant::now();
     for _ in 0..repeats {
         run()?;
@@ -99,12 +99,12 @@ pub(crate) fn per_run(repeats: usize, mut run: impl FnMut() -> Result<()>) -> Re
     Ok(begin.elapsed().as_secs_f64() / repeats as f64)
 }
 
-pub(crate) fn repeats(seconds: f64) -> usize {
+fn repeats(seconds: f64) -> usize {
     ((TURN / seconds.max(1e-6)).ceil() as usize).clamp(1, 50)
 }
 
 /// Least cosine of two lists of rows.
-pub(crate) fn least_cosine(a: &Embeddings, b: &Embeddings) -> f64 {
+fn least_cosine(a: &Embeddings, b: &Embeddings) -> f64 {
     // Rows that were scaled to length 1 in bf16 are not quite of it.
     let length = |e: &Embeddings, i: usize| f64::from(e.dot(i, e, i)).sqrt();
     let cosine = |i: usize| f64::from(a.dot(i, b, i)) / (length(a, i) * length(b, i));
@@ -112,13 +112,23 @@ pub(crate) fn least_cosine(a: &Embeddings, b: &Embeddings) -> f64 {
     all.fold(f64::INFINITY, f64::min)
 }
 
-struct Ours {
+/// One of ours with one input; the encoder may be others' too, since they take turns.
+pub(crate) struct Ours {
     name: String,
     kind: Kind,
-    encoder: Rc<RefCell<Encoder>>,
-    work: Rc<Work>,
+    embed: Box<dyn Fn() -> Result<Embeddings>>,
     reference: Rc<Embeddings>,
     repeats: usize,
+}
+
+impl Ours {
+    pub(crate) fn new(
+        (name, kind): (&str, Kind),
+        reference: &Rc<Embeddings>,
+        embed: impl Fn() -> Result<Embeddings> + 'static,
+    ) -> Self {
+        Self { name: name.to_owned(), kind, embed: Box::new(embed), reference: Rc::clone(reference), repeats: 1 }
+    }
 }
 
 impl Contestant for Ours {
@@ -131,14 +141,13 @@ impl Contestant for Ours {
     }
 
     fn turn(&mut self) -> Result<f64> {
-        let mut encoder = self.encoder.borrow_mut();
-        let seconds = per_run(self.repeats, || self.work.input.embed(&mut encoder).map(drop))?;
+        let seconds = per_run(self.repeats, || (self.embed)().map(drop))?;
         self.repeats = repeats(seconds);
         Ok(seconds)
     }
 
     fn figures(&mut self) -> Vec<Extra> {
-        let found = self.work.input.embed(&mut self.encoder.borrow_mut());
+        let found = (self.embed)();
         found.map(|rows| vec![Extra::new("cosine", least_cosine(&rows, &self.reference), 5)]).unwrap_or_default()
     }
 }
@@ -391,8 +400,9 @@ fn table(
     let reference = Rc::new(work.input.embed(&mut encoders[0].2.borrow_mut())?);
     let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
     for (name, kind, encoder) in encoders {
-        let (encoder, work, reference) = (Rc::clone(encoder), Rc::clone(work), Rc::clone(&reference));
-        contestants.push(Box::new(Ours { name: name.clone(), kind: *kind, encoder, work, reference, repeats: 1 }));
+        let (encoder, work) = (Rc::clone(encoder), Rc::clone(work));
+        let embed = move || work.input.embed(&mut encoder.borrow_mut());
+        contestants.push(Box::new(Ours::new((name, *kind), &reference, embed)));
     }
     let scratch = tempfile::tempdir()?;
     for (name, worker) in workers {

@@ -2,8 +2,8 @@
 
 use crate::bench::Bench;
 use crate::checkpoint::{Tensors, captions, word_tokenizer, write_checkpoint};
-use crate::encoders::{PRECISIONS, Peer, least_cosine, padded, per_run, repeats};
-use crate::harness::{Contestant, Extra, Kind};
+use crate::encoders::{Ours, PRECISIONS, Peer, padded};
+use crate::harness::{Contestant, Kind};
 use crate::peer::{Ask, Loaded, Worker};
 use anyhow::{Context, Result};
 use mils_cpu::{Cpu, Math};
@@ -188,37 +188,6 @@ fn features(of: &SoundFeatures, sounds: &[Vec<f32>]) -> Result<Embeddings> {
     Ok(Embeddings::new(rows.len() / sounds.len().max(1), rows)?)
 }
 
-struct Ours {
-    name: String,
-    kind: Kind,
-    encoder: Rc<RefCell<ClapEncoder>>,
-    work: Rc<Work>,
-    reference: Rc<Embeddings>,
-    repeats: usize,
-}
-
-impl Contestant for Ours {
-    fn name(&self) -> String {
-        self.name.clone()
-    }
-
-    fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    fn turn(&mut self) -> Result<f64> {
-        let mut encoder = self.encoder.borrow_mut();
-        let seconds = per_run(self.repeats, || self.work.run(&mut encoder).map(drop))?;
-        self.repeats = repeats(seconds);
-        Ok(seconds)
-    }
-
-    fn figures(&mut self) -> Vec<Extra> {
-        let found = self.work.run(&mut self.encoder.borrow_mut());
-        found.map(|rows| vec![Extra::new("cosine", least_cosine(&rows, &self.reference), 5)]).unwrap_or_default()
-    }
-}
-
 /// Our encoders: each precision on each device, the first of them twice, and products in bf16 where the CPU has them.
 type OurEncoders = Vec<(String, Kind, Rc<RefCell<ClapEncoder>>)>;
 
@@ -317,8 +286,9 @@ fn table(
     let those = if matches!(work.input, Input::Sounds(_)) { &encoders[..2] } else { &encoders[..] };
     let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
     for (name, kind, encoder) in those {
-        let (encoder, work, reference) = (Rc::clone(encoder), Rc::clone(work), Rc::clone(&reference));
-        contestants.push(Box::new(Ours { name: name.clone(), kind: *kind, encoder, work, reference, repeats: 1 }));
+        let (encoder, work) = (Rc::clone(encoder), Rc::clone(work));
+        let embed = move || work.run(&mut encoder.borrow_mut());
+        contestants.push(Box::new(Ours::new((name, *kind), &reference, embed)));
     }
     let scratch = tempfile::tempdir()?;
     let (kind, shape, bytes) = work.raw();

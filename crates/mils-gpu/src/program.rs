@@ -261,8 +261,12 @@ pub(crate) fn read_back(shared: &Shared, staging: &wgpu::Buffer) -> Result<Vec<u
         return Err(error);
     }
     let failed = |problem: String| BackendError::Device { during: READING.into(), problem };
-    // The wait is over: what was not sent by now never will be.
-    mapped.try_recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+    // The work is done. Where another thread waited for the device too, it may be the one that tells, and is about to.
+    let told = mapped.recv_timeout(shared.faults.patience).map_err(|e| {
+        staging.unmap();
+        failed(e.to_string())
+    })?;
+    told.map_err(|e| failed(e.to_string()))?;
     let bytes = staging.get_mapped_range(..).map(|range| range.to_vec());
     staging.unmap();
     bytes.map_err(|e| failed(e.to_string()))

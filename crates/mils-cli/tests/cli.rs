@@ -4,31 +4,11 @@
 mod common;
 
 use assert_cmd::Command;
-use common::{demo, fails, mils, run, samples};
+use common::{demo, fails, mils, pack, run, samples};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
-
-/// A copy of the demo pack that can be damaged.
-fn pack() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let from = demo().join("pack");
-    fs::create_dir(dir.path().join("clip")).unwrap();
-    for file in [
-        "generator.gguf",
-        "initial.txt",
-        "clip/config.json",
-        "clip/preprocessor_config.json",
-        "clip/tokenizer.json",
-        "clip/model.safetensors",
-    ] {
-        fs::copy(from.join(file), dir.path().join(file)).unwrap();
-    }
-    let definition = fs::read_to_string(demo().join("../packs/demo.toml")).unwrap();
-    fs::write(dir.path().join("pack.toml"), definition.replace("../demo/pack", ".")).unwrap();
-    dir
-}
 
 fn caption(file: &Path) -> Command {
     let mut command = mils();

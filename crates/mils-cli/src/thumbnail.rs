@@ -9,10 +9,8 @@ use mils_encoder::Sound;
 use mils_media::RgbImage;
 use serde::Serialize;
 
-/// Longer side of the embedded picture; a video's frames together are twice as wide.
+/// Longer side of the embedded picture; a video's frames side by side are about twice as wide.
 const THUMBNAIL: u32 = 480;
-/// Most frames side by side.
-const COLUMNS: usize = 4;
 /// Columns of a sound's outline, and its height, in SVG units.
 const OUTLINE: (usize, f32) = (480, 160.0);
 
@@ -60,10 +58,10 @@ fn fitted(image: &RgbImage, most: u32) -> RgbImage {
     resize(image, scale(w), scale(h), FilterType::Triangle)
 }
 
-/// Frames in rows, from left to right.
+/// Frames in rows, from left to right, as many rows as columns.
 fn sheet(frames: &[RgbImage]) -> RgbImage {
     const GAP: u32 = 4;
-    let columns = frames.len().clamp(1, COLUMNS);
+    let columns = (1..).find(|n| n * n >= frames.len()).unwrap_or(1);
     let each = 2 * THUMBNAIL / columns as u32;
     let small: Vec<RgbImage> = frames.iter().map(|frame| fitted(frame, each)).collect();
     let most = |side: fn(&RgbImage) -> u32| small.iter().map(side).max().unwrap_or(1);
@@ -114,11 +112,11 @@ mod tests {
     #[test]
     fn frames_stand_in_rows_in_their_order() {
         let frame = |level: u8| RgbImage::from_pixel(960, 480, image::Rgb([level; 3]));
-        let frames: Vec<RgbImage> = (0..6).map(|i| frame(i * 40)).collect();
+        let frames: Vec<RgbImage> = (0..8).map(|i| frame(i * 30)).collect();
         let sheet = sheet(&frames);
-        assert_eq!(sheet.dimensions(), (4 * 240 + 3 * 4, 2 * 120 + 4));
-        assert_eq!([sheet.get_pixel(10, 10)[0], sheet.get_pixel(900, 10)[0]], [0, 120]);
-        assert_eq!([sheet.get_pixel(300, 200)[0], sheet.get_pixel(900, 200)[0]], [200, 255]);
+        assert_eq!(sheet.dimensions(), (3 * 320 + 2 * 4, 3 * 160 + 2 * 4));
+        assert_eq!([sheet.get_pixel(10, 10)[0], sheet.get_pixel(900, 10)[0]], [0, 60]);
+        assert_eq!([sheet.get_pixel(400, 400)[0], sheet.get_pixel(900, 400)[0]], [210, 255]);
         assert_eq!(super::sheet(&frames[..1]).dimensions(), (960, 480));
         assert_eq!(super::sheet(&[]).dimensions(), (1, 1));
     }

@@ -92,6 +92,7 @@ fn a_modality_can_be_asked_for() {
     }
     for (file, modality, says) in [
         (samples()[0].clone(), "sound", "no sound"),
+        (media().join("videos/hevc.mp4"), "sound", "no sound"),
         (media().join("sounds/mono.flac"), "video", "video"),
         (media().join("sounds/mono.flac"), "image", "not an image"),
     ] {

@@ -177,7 +177,12 @@ impl Job<'_> {
         };
         let news = |news: News<'_>| match news {
             News::Doing(what) => self.display.say(what),
-            News::Opened(mode) => self.trace(|trace| trace.scorer(mode)),
+            News::Opened(mode) => {
+                if let Some(licence) = mode.licence.filter(|_| !self.args.quiet) {
+                    self.display.line(&format!("mils: the weights of {} are {licence}", mode.scorer));
+                }
+                self.trace(|trace| trace.scorer(mode));
+            }
         };
         let mut usage = Usage::default();
         let runway = Runway { next: &next, observer: &observer, news: &news };

@@ -38,6 +38,9 @@ impl Model {
         if cancel.load(Ordering::SeqCst) {
             return Ok(None);
         }
+        if let Some(licence) = files.licence() {
+            progress.note(&format!("mils: the weights of {name} are {licence}"));
+        }
         let Opened { backend, chosen, .. } = open_backend(args.encoder.backend, args.encoder.math)?;
         progress.say(&format!("loading {name} on {chosen}"));
         let encoder = files.load(&*backend)?;

@@ -4,7 +4,7 @@ use crate::backend::{BackendChoice, Opened, open_backend};
 use crate::media::Senses;
 use crate::session::Options;
 use anyhow::{Context, Result, bail};
-use mils_encoder::{AnyEncoder, AnyFiles, Embeddings};
+use mils_encoder::{AnyEncoder, AnyFiles, Embeddings, Licence};
 use mils_graph::Backend;
 use mils_models::{LoopSettings, Modality, Pack, Task};
 use mils_optim::prompt::PromptTemplate;
@@ -25,6 +25,8 @@ pub struct Mode {
     pub config: Config,
     /// What the encoder is given of a file.
     pub senses: Senses,
+    /// Terms of the encoder's weights, where they are known to restrict their use.
+    pub licence: Option<Licence>,
     /// What the language model is asked.
     pub(crate) template: Arc<PromptTemplate>,
     /// The texts that a run starts from.
@@ -49,8 +51,15 @@ pub(crate) struct Scorers {
     options: Options,
     /// How many texts are scored ahead; see [`Config::score_ahead`].
     score_ahead: usize,
-    encoders: Vec<(PathBuf, AnyEncoder)>,
+    encoders: Vec<Loaded>,
     modes: BTreeMap<Modality, Arc<Mode>>,
+}
+
+/// An encoder on the device.
+struct Loaded {
+    folder: PathBuf,
+    encoder: AnyEncoder,
+    licence: Option<Licence>,
 }
 
 /// Where the encoders run.
@@ -111,7 +120,7 @@ impl Scorers {
             return Ok(Arc::clone(mode));
         }
         let task = self.pack.task(modality)?;
-        if let Some(loaded) = self.encoders.iter().position(|(folder, _)| *folder == task.scorer) {
+        if let Some(loaded) = self.encoders.iter().position(|loaded| loaded.folder == task.scorer) {
             return self.begin(&task, loaded, say);
         }
         let (task, files) = self.files(modality)?;
@@ -121,8 +130,9 @@ impl Scorers {
     /// As [`Scorers::mode`], with files that are read already.
     pub(crate) fn load(&mut self, task: &Task, files: AnyFiles, say: &mut dyn FnMut(&str)) -> Result<Arc<Mode>> {
         say("loading the encoder");
+        let licence = files.licence();
         let encoder = files.load(&*self.backend)?;
-        self.encoders.push((task.scorer.clone(), encoder));
+        self.encoders.push(Loaded { folder: task.scorer.clone(), encoder, licence });
         self.begin(task, self.encoders.len() - 1, say)
     }
 
@@ -137,15 +147,17 @@ impl Scorers {
             None => {
                 self.unless_cancelled()?;
                 say(&format!("embedding {} initial texts", initial.texts().len()));
-                Arc::new(self.encoders[encoder].1.embed_texts(initial.texts())?)
+                Arc::new(self.encoders[encoder].encoder.embed_texts(initial.texts())?)
             }
         };
         self.unless_cancelled()?;
+        let Loaded { encoder: loaded, licence, .. } = &self.encoders[encoder];
         let mode = Arc::new(Mode {
             modality: task.modality,
-            scorer: format!("{}/{}", self.pack.name, self.encoders[encoder].1.name()),
+            scorer: format!("{}/{}", self.pack.name, loaded.name()),
             config: Config { score_ahead: self.score_ahead, ..config(&task.settings, &self.options) },
-            senses: Senses::of(&self.encoders[encoder].1),
+            senses: Senses::of(loaded),
+            licence: *licence,
             template: Arc::new(template),
             initial,
             rows,
@@ -167,7 +179,7 @@ impl Scorers {
 
     /// The encoder of this number, which is a mode's.
     pub(crate) fn numbered(&mut self, encoder: usize) -> &mut AnyEncoder {
-        &mut self.encoders[encoder].1
+        &mut self.encoders[encoder].encoder
     }
 
     fn unless_cancelled(&self) -> Result<()> {

@@ -165,3 +165,22 @@ fn encoders_embed_and_score_what_they_are_for() {
     assert_eq!((code, results.len()), (1, 2), "{stderr}");
     assert!(results[0]["results"].as_array().unwrap().len() == 2 && results[1]["error"].is_string(), "{stdout}");
 }
+
+#[test]
+fn weights_that_are_not_for_all_uses_are_said_to_be() {
+    let says = "are CC-BY-NC-4.0, not for commercial use (https://creativecommons.org/licenses/by-nc/4.0/)";
+    let sound = media().join("sounds/mono.flac");
+    let model = conformance().join("imagebind");
+    for (quiet, noted) in [(&[][..], 1), (&["--quiet"][..], 0)] {
+        let mut command = mils();
+        command.args(["embed", "--backend", "cpu", "--model"]).arg(&model).arg(&sound).args(quiet);
+        let (code, stdout, stderr) = run(&mut command);
+        assert_eq!((code, stdout.lines().count(), stderr.matches(says).count()), (0, 1, noted), "{stderr}");
+    }
+    let pack = random_pack();
+    copy(&model, &pack.path().join("imagebind"));
+    let definition = fs::read_to_string(pack.path().join("pack.toml")).unwrap();
+    fs::write(pack.path().join("pack.toml"), definition.replace("clap-unfused", "imagebind")).unwrap();
+    let (code, results, stderr) = caption(pack.path(), &[sound.clone(), sound], &[]);
+    assert_eq!((code, results.len(), stderr.matches(says).count()), (0, 2, 1), "{stderr}");
+}

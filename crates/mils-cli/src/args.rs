@@ -135,6 +135,9 @@ Examples:
   mils caption photo.jpg --format json | jq -r .caption
   mils caption photo.jpg --report run.html --trace run.jsonl
   mils caption photo.jpg --pack ~/my-pack     (a folder with a pack.toml)
+  mils caption *.jpg --generator http://localhost:8080/v1
+                                              (another language model; a key is read from MILS_API_KEY
+                                              or OPENAI_API_KEY)
 
 The caption goes to stdout, everything else to stderr. A file that fails does not stop the others.
 With --format json a file that fails is {\"file\": …, \"error\": …}.
@@ -181,6 +184,14 @@ pub struct CaptionArgs {
     /// for; 1 is one after another [default: what suits the devices]
     #[arg(long, value_name = "N", value_parser = number(1..=64), allow_negative_numbers = true)]
     pub in_flight: Option<u32>,
+
+    /// Ask this OpenAI-compatible endpoint in place of the pack's language model: llama-server, vLLM, Ollama, …
+    #[arg(long, value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
+    pub generator: Option<String>,
+
+    /// The model's name there [default: the only one that it has]
+    #[arg(long, value_name = "NAME", requires = "generator", value_parser = NonEmptyStringValueParser::new())]
+    pub generator_model: Option<String>,
 
     /// Answers that the language model writes side by side, over all files [default: the pack's, or what suits the
     /// model and the machine]

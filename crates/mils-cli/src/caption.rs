@@ -6,7 +6,7 @@ use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::media::{self, Input, Media};
 use crate::report::{self, FileReport, Report};
 use crate::scorers::Mode;
-use crate::session::{Facts, Options, Session, decimal};
+use crate::session::{Endpoint, Facts, Options, Session, decimal};
 use crate::show::{Display, one_line, tell};
 use crate::trace::Trace;
 use anyhow::{Context, Result};
@@ -139,6 +139,7 @@ impl Job<'_> {
             files: args.files.len(),
             in_flight: args.in_flight.map(|n| n as usize),
             sequences: args.sequences.map(|n| n as usize),
+            endpoint: args.generator.clone().map(|url| Endpoint { url, model: args.generator_model.clone() }),
             cancel: Arc::clone(&self.cancel),
             ..Options::default()
         };

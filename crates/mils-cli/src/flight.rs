@@ -6,7 +6,7 @@ use crate::scorers::{Mode, Scorers};
 use crate::session::{Between, Run, Seconds, Utilisation};
 use anyhow::{Result, anyhow};
 use mils_encoder::{Embeddings, EncoderError};
-use mils_llm::{LlamaGenerator, Meter};
+use mils_llm::{AnyGenerator, Meter};
 use mils_models::Modality;
 use mils_optim::{BoxError, Event, Generator, InitialSet, Optimizer, Proposals, Request, Scorer};
 use std::collections::VecDeque;
@@ -78,7 +78,7 @@ impl Lane<'_> {
         &self,
         mode: &Mode,
         Begin(begin, scored): Begin,
-        generator: &mut LlamaGenerator,
+        generator: &mut AnyGenerator,
         between: Option<&mut Between<'_>>,
         media: Embeddings,
         embed: &mut Embed<'_>,
@@ -121,13 +121,13 @@ type Texts = (Vec<String>, Reply);
 /// Runs as many at a time as there are generators, until there is nothing next.
 pub(crate) fn fly(
     scorers: &mut Scorers,
-    generators: &mut [LlamaGenerator],
+    generators: &mut [AnyGenerator],
     lane: &Lane<'_>,
     runway: &Runway<'_>,
     done: &mut Done<'_>,
 ) -> Utilisation {
-    let watch = generators.first().map(LlamaGenerator::another);
-    let written = || watch.as_ref().map(LlamaGenerator::busy).unwrap_or_default();
+    let watch = generators.first().map(AnyGenerator::another);
+    let written = || watch.as_ref().map(AnyGenerator::busy).unwrap_or_default();
     let Begin(begin, scored) = lane.begin();
     let before = written();
     let (number, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -229,7 +229,7 @@ struct Pilot<'a> {
 }
 
 impl Pilot<'_> {
-    fn work(&self, generator: &mut LlamaGenerator) {
+    fn work(&self, generator: &mut AnyGenerator) {
         while !self.lane.stopped() {
             let number = self.number.fetch_add(1, Ordering::Relaxed);
             let begin = self.lane.begin();
@@ -251,7 +251,7 @@ impl Pilot<'_> {
         number: usize,
         mode: &Arc<Mode>,
         begin: Begin,
-        generator: &mut LlamaGenerator,
+        generator: &mut AnyGenerator,
         media: &Arc<Media>,
     ) -> Result<Run> {
         let row = self.ask(|reply| Message::Media(Arc::clone(mode), Arc::clone(media), reply))??;

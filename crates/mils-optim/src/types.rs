@@ -121,6 +121,8 @@ pub enum UnusableReason {
     Duplicate,
     /// The run was ended before it could be scored.
     Interrupted,
+    /// No answer: the text says why there is none. Other answers to the same request there were.
+    Failed,
 }
 
 /// Something that was said but not scored.

@@ -1,7 +1,7 @@
 //! The models of a pack, loaded once, and the run of the loop on a picture, a video or a sound.
 
 use crate::backend::{BackendChoice, MathChoice, generator_placement};
-use crate::flight::{self, Lane, Runway};
+use crate::flight::{self, Crew, Lane, Runway};
 use crate::media::Media;
 use crate::scorers::{Mode, Scorers, config};
 use anyhow::{Context, Result, bail};
@@ -237,7 +237,8 @@ impl Session {
         // A session has at least one.
         let generator = generators.first_mut().context("a session without a generator")?;
         generator.set_template(Arc::clone(&mode.template));
-        lane.run(&mode, begin, generator, between, row, &mut embed, observer)
+        let crew = Crew { generator, between, embed: &mut embed, keep: None };
+        lane.run(&mode, begin, row, crew, observer)
     }
 
     /// Captions files, [`Session::in_flight`] at a time: while one is scored, others are written for. See [`Runway`]

@@ -76,7 +76,7 @@ pub struct Labelled {
 }
 
 /// A generator's answer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposals {
     /// Usable texts.
     pub texts: Vec<String>,

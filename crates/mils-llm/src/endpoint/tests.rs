@@ -65,9 +65,10 @@ fn completion(text: &str, finish: &str) -> String {
     .to_string()
 }
 
+/// Three calls at a time: of more connections that stay open, the test server leaves some waiting.
 fn options(url: &str) -> EndpointOptions {
     let pause = Duration::from_millis(5);
-    EndpointOptions { url: url.into(), lines: 2, calls: 4, attempts: 3, pause, ..EndpointOptions::default() }
+    EndpointOptions { url: url.into(), lines: 2, calls: 3, attempts: 3, pause, ..EndpointOptions::default() }
 }
 
 fn template() -> PromptTemplate {
@@ -98,7 +99,7 @@ fn texts_are_asked_for_in_several_answers_with_seeds_of_their_own() {
     let reasons: Vec<_> = found.unusable.iter().map(|u| u.reason).collect();
     assert_eq!(reasons.iter().filter(|r| **r == UnusableReason::Surplus).count(), 1);
     assert_eq!((found.usage.prompt_tokens, found.usage.reused_tokens, found.usage.generated_tokens), (80, 48, 32));
-    assert!(seen.most.load(Ordering::SeqCst) <= 4, "no more calls than were allowed");
+    assert!(seen.most.load(Ordering::SeqCst) <= 3, "no more calls than were allowed");
     assert_eq!(*seen.keys.lock().unwrap(), HashSet::from(["Bearer secret".to_owned()]));
     let bodies = seen.bodies.lock().unwrap();
     let messages = &bodies[0]["messages"];

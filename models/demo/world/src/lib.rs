@@ -18,12 +18,14 @@
 //! ```
 
 pub mod facts;
+pub mod garble;
 pub mod grammar;
 pub mod icons;
 pub mod render;
 pub mod sample;
 pub mod search;
 pub mod simulate;
+pub mod sound;
 
 pub use facts::{Facts, Split};
 pub use sample::Scene;

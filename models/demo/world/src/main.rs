@@ -1,9 +1,11 @@
 //! `demo-world`: writes scenes and training data of the demo world.
 
+mod sound_cli;
+
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
-use mils_demo_world::{Facts, Scene, Split, facts, grammar, icons, render, sample, search, simulate};
+use mils_demo_world::{Facts, Scene, Split, facts, garble, grammar, icons, render, sample, search, simulate};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -83,6 +85,11 @@ enum Command {
     },
     /// Print the name of every atomic fact
     Atoms,
+    /// The same for sounds
+    Sound {
+        #[command(subcommand)]
+        command: sound_cli::SoundCommand,
+    },
 }
 
 fn main() -> Result<()> {
@@ -109,6 +116,7 @@ fn main() -> Result<()> {
             }
             Ok(file.flush()?)
         }
+        Command::Sound { command } => command.run(),
         Command::Atoms => {
             let names = facts::atom_names().join("\n");
             Ok(writeln!(std::io::stdout(), "{names}")?)
@@ -195,24 +203,11 @@ fn disagreeing(words: &[&str], rng: &mut ChaCha8Rng) -> Option<String> {
 /// another one, or with a noun in the wrong number. None where every attempt came out as a sentence of the grammar.
 fn garbled(caption: &str, other: &str, rng: &mut ChaCha8Rng) -> Option<String> {
     use rand::RngExt;
-    let (words, others) = (caption.split(' ').collect::<Vec<_>>(), other.split(' ').collect::<Vec<_>>());
-    (0..20).find_map(|_| {
-        if rng.random_bool(0.3) {
-            return disagreeing(&words, rng).filter(|text| grammar::parse(text).is_none());
-        }
-        let at = rng.random_range(1..words.len());
-        let from = rng.random_range(0..others.len());
-        let (mut begin, end) = (words[..at].to_vec(), &words[at..]);
-        match rng.random_range(0..6) {
-            0 => begin.extend([words[at - 1]].iter().chain(end)),
-            1 => begin.extend(&end[1..]),
-            2 => begin.extend([others[from]].iter().chain(&end[1..])),
-            3 => begin.extend(&others[from..]),
-            4 => begin.extend(end.iter().chain(&others[from..])),
-            _ => {}
-        }
-        Some(begin.join(" ")).filter(|text| grammar::parse(text).is_none())
-    })
+    let words = caption.split(' ').collect::<Vec<_>>();
+    let text = |rng: &mut ChaCha8Rng| {
+        if rng.random_bool(0.3) { disagreeing(&words, rng) } else { Some(garble::spliced(caption, other, rng)) }
+    };
+    (0..20).find_map(|_| text(rng).filter(|text| grammar::parse(text).is_none()))
 }
 
 fn train_image(scene: &Scene, size: u32) -> Result<(Vec<u8>, serde_json::Value)> {

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from transformers import CLIPConfig, CLIPModel
 
-from common import BOS, EOS, clip_tokenizer, descend, optimizers, set_rate
+from common import BOS, EOS, clip_tokenizer, descend, optimizers, set_rate, soft_contrast
 
 MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
@@ -145,12 +145,6 @@ def rates(step, steps, begin, minutes):
     """How much of the budget is spent, 0 to 1, and the share of the top learning rate that goes with it."""
     done = step / steps if steps else (time.time() - begin) / (minutes * 60)
     return done, min(1.0, (step + 1) / 200) * (0.49 * (1 + math.cos(math.pi * min(1.0, done))) + 0.02)
-
-
-def soft_contrast(similarity, truth, scale=30.0):
-    """How far (KL divergence) a softmax over similarities is from the same over the true ones."""
-    target = (scale * truth).softmax(1)
-    return F.cross_entropy(scale * similarity, target) - torch.special.entr(target).sum(1).mean()
 
 
 def train_text(model, tok, data, args, rng):

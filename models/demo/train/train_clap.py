@@ -4,13 +4,14 @@ Input are recordings in ESC-10's layout, of which only `--folds` are looked at, 
 `demo-world sound texts` (see ../README.md). The output folder is an ordinary Hugging Face CLAP checkpoint: config.json,
 preprocessor_config.json, tokenizer.json, model.safetensors (f16).
 
-As in train_clip.py the towers are trained one after the other:
-  1. The text tower alone. The cosine of two captions is regressed on what they have in common: one sound of two that
-     are named is 0.71, so that a search can climb from a sound to a mixture.
-  2. The audio tower, with the text tower locked. There are only some hundred recordings, so that no two examples are
-     alike: recordings are mixed, played faster or slower, shifted in time and pitch, filtered, made louder or quieter,
-     covered with noise, and holes are cut into their spectrograms. Since power spectra of unrelated sounds add up, all
-     that is done on spectrograms, which are computed once. The weights that are kept are an average over steps.
+Every sound is given a direction of the shared space that is at right angles to all others, and what names or holds two
+sounds is to lie between theirs: one right sound of two has a cosine of 0.71, so that a search can climb from a sound to a
+mixture. Since both towers aim at the same fixed places, they do not need each other:
+  - The text tower learns captions, and that what is no sentence lies apart.
+  - The audio tower learns recordings. There are only some hundred, so that no two examples are alike: recordings are
+    mixed, played faster or slower, shifted in time and pitch, filtered, made louder or quieter, covered with noise, and
+    holes are cut into their spectrograms. Since power spectra of unrelated sounds add up, all that is done on
+    spectrograms, which are computed once. The weights that are kept are an average over steps.
 """
 
 import argparse
@@ -189,7 +190,7 @@ def embed_texts(model, tok, texts):
 
 
 def stated(sets, garbled=None):
-    """Unit rows whose dot products are the kernel: the sounds that are named, and that it is no sentence."""
+    """Unit rows whose dot products are what captions have in common: the sounds, and that it is no sentence."""
     out = torch.zeros(len(sets), SOUNDS + 1)
     for i, sounds in enumerate(sets):
         out[i, list(sounds)] = 1.0
@@ -197,9 +198,10 @@ def stated(sets, garbled=None):
     return F.normalize(out, dim=1)
 
 
-def spent(step, steps, begin, minutes):
-    """How much of the budget is spent, 0 to 1."""
-    return step / steps if steps else (time.time() - begin) / (minutes * 60)
+def directions(width):
+    """The fixed directions of the sounds, and of what is no sentence: unit rows at right angles."""
+    drawn = torch.randn(width, SOUNDS + 1, generator=torch.Generator().manual_seed(0))
+    return torch.linalg.qr(drawn).Q.T
 
 
 def rate(step, done):
@@ -207,58 +209,41 @@ def rate(step, done):
 
 
 def train_text(model, tok, rows, args, rng):
-    """Stage 1: the cosine of two captions becomes the kernel of what they state."""
+    """A caption comes to stand where what it states stands."""
     params = [*model.text_model.parameters(), *model.text_projection.parameters()]
     opts = optimizers([p for p in model.text_model.encoder.parameters() if p.ndim == 2], params, args.text_lr)
+    places = directions(args.projection)
     begin, step, total = time.time(), 0, np.zeros(2)
-    model.train()
-    while (done := spent(step, args.text_steps, begin, args.text_minutes)) < 1:
+    while step < args.text_steps:
+        done = step / args.text_steps
         set_rate(opts, args.text_lr * rate(step, done))
-        picked = [rows[i] for i in rng.integers(len(rows), size=160)]
+        picked = [rows[i] for i in rng.integers(len(rows), size=96)]
         v = stated([r["sounds"] for r in picked], [r["garbled"] for r in picked])
         t = embed_texts(model, tok, [r["text"] for r in picked])
-        truth, similarity = v @ v.T, t @ t.T
-        error = (similarity - truth) ** 2
-        near = error[truth > 0].mean()
-        descend(error.mean() + near + 0.05 * soft_contrast(similarity, truth), opts, params)
+        pull = (1 - (t * (v @ places)).sum(1)).mean()
+        contrast = soft_contrast(t @ (v @ places).T, v @ v.T, 15.0)
+        descend(contrast + 5 * pull, opts, params)
         step += 1
-        total += [error.mean().item(), near.item()]
+        total += [contrast.item(), pull.item()]
         if step % 100 == 0:
-            print(f"text {step} done {done:.2f} error {np.sqrt(total / 100)}, of all and where not 0", flush=True)
+            c, p = total / 100
+            print(f"text {step} done {done:.2f} contrast {c:.4f} cosine {1 - p:.4f}", flush=True)
             total[:] = 0
-    model.eval()
     print(f"text tower: {step} steps, {time.time() - begin:.0f} s", flush=True)
 
 
 def check_text(model, tok, rows):
-    """Prints cosines of captions that it was not trained on, against the kernel."""
+    """Prints cosines of captions that it was not trained on, by what they have in common."""
     with torch.no_grad():
         t = embed_texts(model, tok, [r["text"] for r in rows])
     truth = stated([r["sounds"] for r in rows], [r["garbled"] for r in rows])
-    truth = truth @ truth.T
-    similarity = t @ t.T
+    truth, similarity = truth @ truth.T, t @ t.T
     apart = ~torch.eye(len(rows), dtype=bool)
     for value in sorted({round(float(v), 2) for v in truth.unique()}):
         at = ((truth - value).abs() < 0.01) & apart
         if at.sum() > 20:
             s = similarity[at]
-            print(f"kernel {value:.2f}: cosine {s.mean():.3f}, from {s.min():.3f} to {s.max():.3f}", flush=True)
-
-
-def targets(model, tok, rows, sets):
-    """Where a recording of each set of sounds is to stand: the mean of the ways to say it, or of its sounds."""
-    single = {(s,): [r["text"] for r in rows if r["sounds"] == [s] and not r["garbled"]] for s in range(SOUNDS)}
-    with torch.no_grad():
-        one = {k: F.normalize(embed_texts(model, tok, t[:60]).mean(0), dim=0) for k, t in single.items()}
-        pair = {}
-        for r in rows:
-            if len(r["sounds"]) == 2 and max(r["sounds"]) < RECORDED and not r["garbled"]:
-                pair.setdefault(tuple(r["sounds"]), []).append(r["text"])
-        pair = {k: F.normalize(embed_texts(model, tok, t[:60]).mean(0), dim=0) for k, t in pair.items()}
-    known = one | pair
-    return torch.stack([
-        known[s] if s in known else F.normalize(sum(one[(i,)] for i in s), dim=0) for s in sets
-    ])
+            print(f"wanted {value:.2f}: cosine {s.mean():.3f}, from {s.min():.3f} to {s.max():.3f}", flush=True)
 
 
 class Audio(torch.nn.Module):
@@ -312,8 +297,11 @@ def evaluate(audio, held, sets, rows):
     return f"sound {right:.3f} (alone {exact:.3f}) mixtures: both named {both:.3f}, two nearest {nearest:.3f}"
 
 
-def train_audio(model, recordings, sets, rows, held, args, rng):
-    """Stage 2: a recording comes to stand where its captions stand. Leaves the averaged weights in the model."""
+def train_audio(model, recordings, held, args, rng):
+    """A recording comes to stand where its captions stand. Leaves the averaged weights in the model."""
+    sets = [s for n in (1, 2, 3) for s in itertools.combinations(range(RECORDED), n)]
+    sets += [(s,) for s in range(RECORDED, SOUNDS)]
+    rows = stated(sets) @ directions(args.projection)
     draw, audio = Augment(recordings, rng), Audio(model)
     if not args.init:
         audio.prepare(lambda: draw.batch(args.batch))
@@ -325,7 +313,8 @@ def train_audio(model, recordings, sets, rows, held, args, rng):
     captions = [i for i, s in enumerate(sets) if len(s) < 3]
     begin, step, total = time.time(), 0, np.zeros(3)
     audio.train()
-    while (done := spent(step, args.steps, begin, args.minutes)) < 1:
+    while step < args.steps:
+        done = step / args.steps
         set_rate(opts, args.lr * rate(step, done))
         x, drawn = draw.batch(args.batch)
         y = torch.tensor([index[s] for s in drawn])
@@ -393,12 +382,10 @@ def main():
     ap.add_argument("--check", type=int, help="a fold that is not trained on, for figures on the way")
     ap.add_argument("--texts", required=True, help="captions from `demo-world sound texts`")
     ap.add_argument("--out", required=True)
-    ap.add_argument("--init", help="take towers and tokenizer of this checkpoint, and train the audio tower further")
-    ap.add_argument("--text-from", help="take the text tower and the tokenizer of this checkpoint")
-    ap.add_argument("--minutes", type=float, default=30, help="wall-clock budget of the audio tower")
-    ap.add_argument("--steps", type=int, default=0, help="a step budget instead: reproducible")
-    ap.add_argument("--text-minutes", type=float, default=6)
-    ap.add_argument("--text-steps", type=int, default=0)
+    ap.add_argument("--init", help="train this checkpoint further")
+    ap.add_argument("--text-from", help="take tokenizer and text tower of this checkpoint")
+    ap.add_argument("--steps", type=int, default=3000, help="of the audio tower; 0 leaves it as it is")
+    ap.add_argument("--text-steps", type=int, default=2500, help="of the text tower; 0 leaves it as it is")
     ap.add_argument("--batch", type=int, default=32)
     ap.add_argument("--width", type=int, default=32)
     ap.add_argument("--depths", type=lambda s: [int(n) for n in s.split(",")], default=[2, 2, 2])
@@ -418,36 +405,36 @@ def main():
         raise SystemExit(f"fold {args.check} is trained on: it tells nothing")
     with open(args.texts) as f:
         rows = [json.loads(line) for line in f]
-    given = args.init or args.text_from
+    given = args.text_from or args.init
     if given:
         tok = Tokenizer.from_file(str(pathlib.Path(given) / "tokenizer.json"))
     else:
         tok = roberta_tokenizer([r["text"] for r in rows if not r["garbled"]], 700)
     if args.init:
         model = ClapModel.from_pretrained(args.init, dtype=torch.float32)
+        args.projection = model.config.projection_dim
     else:
         model = build(tok, args)
-    model.logit_scale_a.data.fill_(math.log(15.0))
-    model.logit_scale_t.data.fill_(math.log(15.0))
-    size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"{len(rows)} captions, {tok.get_vocab_size()} tokens, {size:.2f}M parameters", flush=True)
     if args.text_from:
         other = ClapModel.from_pretrained(args.text_from, dtype=torch.float32)
         model.text_model.load_state_dict(other.text_model.state_dict())
         model.text_projection.load_state_dict(other.text_projection.state_dict())
-        model.eval()
-    elif not args.init:
+    model.logit_scale_a.data.fill_(math.log(15.0))
+    model.logit_scale_t.data.fill_(math.log(15.0))
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"{len(rows)} captions, {tok.get_vocab_size()} tokens, {size:.2f}M parameters", flush=True)
+    model.train()
+    if args.text_steps:
         train_text(model, tok, rows[400:], args, rng)
-        check_text(model, tok, rows[:400])
         save(model, tok, args.out)
-    begin = time.time()
-    recordings = Recordings(args.recordings, folds)
-    held = check_set(args.recordings, args.check) if args.check else None
-    sets = [s for n in (1, 2, 3) for s in itertools.combinations(range(RECORDED), n)]
-    sets += [(s,) for s in range(RECORDED, SOUNDS)]
-    embedded = targets(model, tok, rows, sets)
-    print(f"{len(recordings.paths)} recordings, {time.time() - begin:.0f} s", flush=True)
-    train_audio(model, recordings, sets, embedded, held, args, rng)
+    model.eval()
+    check_text(model, tok, rows[:400])
+    if args.steps:
+        begin = time.time()
+        recordings = Recordings(args.recordings, folds)
+        held = check_set(args.recordings, args.check) if args.check else None
+        print(f"{len(recordings.paths)} recordings, {time.time() - begin:.0f} s", flush=True)
+        train_audio(model, recordings, held, args, rng)
     save(model, tok, args.out)
 
 

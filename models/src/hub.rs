@@ -3,7 +3,7 @@
 //! The cache is `huggingface_hub`'s: `models--ORG--NAME/refs/main` holds the hash of a commit, and
 //! `models--ORG--NAME/snapshots/HASH` its files. It is only read here.
 
-use crate::{Pack, PackError};
+use crate::{Modality, Pack, PackError};
 use std::path::{Path, PathBuf};
 
 /// A checkpoint folder, and what it is called.
@@ -69,20 +69,20 @@ const CONFIGURATIONS: [&str; 2] = ["config.json", "open_clip_config.json"];
 const CHOICES: &str = "name a checkpoint folder, a pack, or an ID in the hub cache (ORG/NAME)";
 
 impl Model {
-    /// Finds a model by what it is called, in this order: a folder (of a checkpoint, or of a pack, whose scorer it is
-    /// then); a pack's name; `ORG/NAME` or `ORG/NAME@REVISION` in the hub cache. Nothing is downloaded.
+    /// Finds a model by what it is called, in this order: a folder (of a checkpoint, or of a pack, whose scorer of the
+    /// modality it is then); a pack's name; `ORG/NAME` or `ORG/NAME@REVISION` in the hub cache. Nothing is downloaded.
     ///
     /// # Errors
     /// If nothing goes by this name; the error says where it was looked for.
-    pub fn find(name: &str) -> Result<Self, ModelError> {
-        Self::find_in(name, &crate::search_path(), hub_cache().as_deref())
+    pub fn find(name: &str, modality: Modality) -> Result<Self, ModelError> {
+        Self::find_in(name, modality, &crate::search_path(), hub_cache().as_deref())
     }
 
-    fn find_in(name: &str, packs: &[PathBuf], cache: Option<&Path>) -> Result<Self, ModelError> {
+    fn find_in(name: &str, modality: Modality, packs: &[PathBuf], cache: Option<&Path>) -> Result<Self, ModelError> {
         let given = Path::new(name);
         let bare = !name.contains('/') && !is_path(name);
         if given.join("pack.toml").is_file() {
-            return Ok(Self::scorer(&Pack::read(&given.join("pack.toml"))?));
+            return Ok(Self::scorer(&Pack::read(&given.join("pack.toml"))?, modality)?);
         }
         // A folder that only happens to be called as a pack is must not hide it.
         if given.is_dir() && (!bare || CONFIGURATIONS.iter().any(|file| given.join(file).exists())) {
@@ -94,7 +94,7 @@ impl Model {
             (_, true) => no_folder("not there"),
             (false, _) => Self::cached(name, cache),
             (true, _) => match Pack::find_in(name, packs) {
-                Ok(pack) => Ok(Self::scorer(&pack)),
+                Ok(pack) => Ok(Self::scorer(&pack, modality)?),
                 Err(PackError::Unknown { .. } | PackError::File { .. }) if given.is_dir() => Ok(Self::folder(given)),
                 Err(PackError::Unknown { name, known }) => Err(ModelError::Unknown { name, packs: known }),
                 Err(error) => Err(error.into()),
@@ -108,9 +108,9 @@ impl Model {
         Self { name: file_name(&whole), folder: folder.to_owned() }
     }
 
-    fn scorer(pack: &Pack) -> Self {
-        let folder = pack.scorer_path();
-        Self { name: format!("{}/{}", pack.name, Self::folder(&folder).name), folder }
+    fn scorer(pack: &Pack, modality: Modality) -> Result<Self, PackError> {
+        let folder = pack.task(modality)?.scorer;
+        Ok(Self { name: format!("{}/{}", pack.name, Self::folder(&folder).name), folder })
     }
 
     fn cached(name: &str, cache: Option<&Path>) -> Result<Self, ModelError> {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     fn find(name: &str, cache: &Path) -> Result<Model, ModelError> {
-        Model::find_in(name, &[], Some(cache))
+        Model::find_in(name, Modality::Image, &[], Some(cache))
     }
 
     #[test]
@@ -245,7 +245,7 @@ mod tests {
             assert!(error.contains("hf download org/") && error.contains("checkpoint folder"), "{error}");
             assert!(error.replace('\\', "/").contains(says) && !error.contains('\n'), "{says:?} is not in {error}");
         }
-        let error = Model::find_in("org/name", &[], None).unwrap_err();
+        let error = Model::find_in("org/name", Modality::Image, &[], None).unwrap_err();
         assert!(error.to_string().contains("huggingface/hub is missing"), "{error}");
     }
 
@@ -271,10 +271,10 @@ mod tests {
             assert!(error.contains(says), "{error}");
         }
 
-        let demo = Model::find("demo").unwrap();
+        let demo = Model::find("demo", Modality::Image).unwrap();
         assert_eq!(demo.name, "demo/clip");
         assert!(demo.folder.join("config.json").is_file());
-        let error = Model::find("no-such-model").unwrap_err().to_string();
+        let error = Model::find("no-such-model", Modality::Image).unwrap_err().to_string();
         assert!(error.contains("no such pack") && error.contains("demo") && error.contains("ORG/NAME"), "{error}");
     }
 

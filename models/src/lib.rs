@@ -1,4 +1,4 @@
-//! Model packs: which scorer, which generator, which prompts and settings belong together, and where they are.
+//! Model packs: which scorers, which generator, which prompts and settings belong together, and where they are.
 //!
 //! A pack is a TOML file with the files it names beside it (or under its `root`). [`Pack::find`] takes a name or a
 //! path, reads the file and checks that everything it names is there. The bundled pack `demo` is in this package.
@@ -10,7 +10,8 @@
 //! ```
 //! let demo = mils_models::Pack::find("demo").unwrap();
 //! assert_eq!(demo.name, "demo");
-//! assert!(demo.scorer_path().join("config.json").exists());
+//! let images = demo.task(mils_models::Modality::Image).unwrap();
+//! assert!(images.scorer.join("config.json").exists());
 //! let error = mils_models::Pack::find("no-such-pack").unwrap_err();
 //! assert!(error.to_string().contains("demo"));
 //! ```
@@ -51,6 +52,24 @@ impl Default for LoopSettings {
     }
 }
 
+impl LoopSettings {
+    /// `section` is where the numbers are from.
+    fn check(&self, section: &str) -> Result<(), String> {
+        let Self { steps, keep, propose, asks, label_scale, .. } = *self;
+        let check = |name: &str, value, least, most| within(&format!("{section}.{name}"), value, least, most);
+        check("steps", steps, 0, 10_000)?;
+        check("keep", keep, 1, 10_000)?;
+        check("propose", propose, 1, 100_000)?;
+        check("asks", asks, 1, 100)?;
+        check("label_scale", label_scale as usize, 1, 10_000)
+    }
+}
+
+fn within(name: &str, value: usize, least: usize, most: usize) -> Result<(), String> {
+    let fits = (least..=most).contains(&value);
+    if fits { Ok(()) } else { Err(format!("`{name}` is {value}; expected {least} to {most}")) }
+}
+
 /// The generator's file and how to run it.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -76,12 +95,93 @@ fn default_lines() -> usize {
     7
 }
 
-/// A file or folder of the pack.
+/// What sort of thing is described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Modality {
+    /// One picture.
+    Image,
+    /// Moving pictures.
+    Video,
+    /// A recording.
+    Sound,
+}
+
+impl Modality {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Image, Self::Video, Self::Sound];
+
+    /// As packs and flags call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Video => "video",
+            Self::Sound => "sound",
+        }
+    }
+}
+
+impl std::fmt::Display for Modality {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What describing one modality takes, beside the generator. Paths are relative to the pack's root.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Files {
-    /// Relative to the pack's root.
-    pub path: PathBuf,
+pub struct ModalityFiles {
+    /// The encoder's checkpoint folder.
+    pub scorer: PathBuf,
+    /// The texts to start from, one a line.
+    pub initial: PathBuf,
+    /// What differs from the pack's prompts.
+    #[serde(default)]
+    pub prompt: PromptChanges,
+    /// What differs from the pack's settings.
+    #[serde(default, rename = "loop")]
+    pub settings: LoopChanges,
+}
+
+/// Prompts of a modality that take the place of the pack's.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromptChanges {
+    /// See [`Prompts::system`].
+    pub system: Option<String>,
+    /// See [`Prompts::user`].
+    pub user: Option<String>,
+}
+
+/// Settings of a modality that take the place of the pack's. How the generator is sampled is the same for all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoopChanges {
+    /// See [`LoopSettings::steps`].
+    pub steps: Option<usize>,
+    /// See [`LoopSettings::keep`].
+    pub keep: Option<usize>,
+    /// See [`LoopSettings::propose`].
+    pub propose: Option<usize>,
+    /// See [`LoopSettings::asks`].
+    pub asks: Option<usize>,
+    /// See [`LoopSettings::patience`].
+    pub patience: Option<usize>,
+}
+
+/// How things of one modality are described: the pack's files and settings with the modality's in their place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    /// Which.
+    pub modality: Modality,
+    /// The encoder's checkpoint folder.
+    pub scorer: PathBuf,
+    /// The initial set's file.
+    pub initial: PathBuf,
+    /// The prompts.
+    pub prompt: Prompts,
+    /// Settings.
+    pub settings: LoopSettings,
 }
 
 /// The prompt templates (Jinja); see `mils_optim::prompt`.
@@ -110,12 +210,18 @@ pub struct Pack {
     /// Where the files are, relative to the pack's file.
     #[serde(default)]
     pub root: PathBuf,
-    /// The encoder's checkpoint folder.
-    pub scorer: Files,
     /// The language model.
     pub generator: GeneratorFiles,
-    /// The texts to start from, one a line.
-    pub initial: Files,
+    /// What describing pictures takes.
+    #[serde(default)]
+    pub image: Option<ModalityFiles>,
+    /// What describing videos takes. Without it they are described as pictures are: the encoder of pictures is shown
+    /// some of their frames.
+    #[serde(default)]
+    pub video: Option<ModalityFiles>,
+    /// What describing sounds takes.
+    #[serde(default)]
+    pub sound: Option<ModalityFiles>,
     /// Settings.
     #[serde(default, rename = "loop")]
     pub settings: LoopSettings,
@@ -145,6 +251,19 @@ pub enum PackError {
         path: PathBuf,
         /// What is wrong, and where.
         problem: String,
+    },
+    /// It has nothing that hears or sees such things.
+    #[error(
+        "the pack `{pack}` has no scorer for this: it is a {modality}, and the pack describes {has}; take another pack \
+         or add a [{modality}] section to its file"
+    )]
+    Modality {
+        /// The pack.
+        pack: String,
+        /// What it lacks.
+        modality: Modality,
+        /// What it has, for people.
+        has: String,
     },
     /// A file that the pack names is not there.
     #[error("pack `{name}` is incomplete: {} is missing ({what})", path.display())]
@@ -214,17 +333,9 @@ impl Pack {
 
     /// Numbers that make no sense are found before anything is loaded.
     fn check_settings(&self) -> Result<(), String> {
-        let LoopSettings { steps, keep, propose, asks, temperature, top_p, label_scale, patience: _ } = self.settings;
+        let LoopSettings { temperature, top_p, .. } = self.settings;
         let GeneratorFiles { context, sequences, lines, path: _ } = self.generator;
-        let within = |name: &str, value: usize, least: usize, most: usize| {
-            let fits = (least..=most).contains(&value);
-            if fits { Ok(()) } else { Err(format!("`{name}` is {value}; expected {least} to {most}")) }
-        };
-        within("loop.steps", steps, 0, 10_000)?;
-        within("loop.keep", keep, 1, 10_000)?;
-        within("loop.propose", propose, 1, 100_000)?;
-        within("loop.asks", asks, 1, 100)?;
-        within("loop.label_scale", label_scale as usize, 1, 10_000)?;
+        self.settings.check("loop")?;
         within("generator.context", context as usize, 64, 1 << 20)?;
         within("generator.sequences", sequences.unwrap_or(1), 1, 255)?;
         within("generator.lines", lines, 1, 1000)?;
@@ -234,15 +345,18 @@ impl Pack {
         if !(top_p > 0.0 && top_p <= 1.0) {
             return Err(format!("`loop.top_p` is {top_p}; expected more than 0 and at most 1"));
         }
-        Ok(())
+        let tasks = self.tasks();
+        if tasks.is_empty() {
+            return Err("describes nothing; add a section [image], [video] or [sound]".into());
+        }
+        tasks.iter().try_for_each(|task| task.settings.check(&format!("{}.loop", task.modality)))
     }
 
     fn check(&self) -> Result<(), PackError> {
-        let parts = [
-            (self.scorer_path(), true, "the scorer's folder"),
-            (self.generator_path(), false, "the generator's GGUF file"),
-            (self.initial_path(), false, "the initial set"),
-        ];
+        let mut parts: Vec<_> =
+            self.tasks().into_iter().map(|task| (task.scorer, true, "the scorer's folder")).collect();
+        parts.push((self.generator_path(), false, "the generator's GGUF file"));
+        parts.extend(self.tasks().into_iter().map(|task| (task.initial, false, "the initial set")));
         for (path, folder, what) in parts {
             let there = if folder { path.is_dir() } else { path.is_file() };
             if !there {
@@ -252,38 +366,78 @@ impl Pack {
         Ok(())
     }
 
-    fn under_root(&self, path: &Path) -> PathBuf {
-        self.folder.join(&self.root).join(path)
+    fn section(&self, modality: Modality) -> Option<&ModalityFiles> {
+        match modality {
+            Modality::Image => self.image.as_ref(),
+            Modality::Video => self.video.as_ref(),
+            Modality::Sound => self.sound.as_ref(),
+        }
     }
 
-    /// The encoder's checkpoint folder.
-    pub fn scorer_path(&self) -> PathBuf {
-        self.under_root(&self.scorer.path)
+    /// What the pack describes by sections of their own, in the order of [`Modality::ALL`].
+    pub fn tasks(&self) -> Vec<Task> {
+        let sections = Modality::ALL.into_iter().filter_map(|m| Some((m, self.section(m)?)));
+        sections.map(|(modality, files)| self.resolve(modality, files)).collect()
+    }
+
+    /// How things of a modality are described.
+    ///
+    /// # Errors
+    /// [`PackError::Modality`] if the pack has nothing for them.
+    pub fn task(&self, modality: Modality) -> Result<Task, PackError> {
+        let instead = self.image.as_ref().filter(|_| modality == Modality::Video);
+        let files = self.section(modality).or(instead).ok_or_else(|| {
+            let has: Vec<_> = self.tasks().iter().map(|task| format!("{}s", task.modality)).collect();
+            PackError::Modality { pack: self.name.clone(), modality, has: has.join(" and ") }
+        })?;
+        Ok(self.resolve(modality, files))
+    }
+
+    fn resolve(&self, modality: Modality, files: &ModalityFiles) -> Task {
+        let LoopChanges { steps, keep, propose, asks, patience } = files.settings;
+        let pack = &self.settings;
+        let settings = LoopSettings {
+            steps: steps.unwrap_or(pack.steps),
+            keep: keep.unwrap_or(pack.keep),
+            propose: propose.unwrap_or(pack.propose),
+            asks: asks.unwrap_or(pack.asks),
+            patience: patience.unwrap_or(pack.patience),
+            ..pack.clone()
+        };
+        let PromptChanges { system, user } = &files.prompt;
+        let prompt = Prompts {
+            system: system.as_ref().unwrap_or(&self.prompt.system).clone(),
+            user: user.as_ref().unwrap_or(&self.prompt.user).clone(),
+        };
+        let (scorer, initial) = (self.under_root(&files.scorer), self.under_root(&files.initial));
+        Task { modality, scorer, initial, prompt, settings }
+    }
+
+    fn under_root(&self, path: &Path) -> PathBuf {
+        self.folder.join(&self.root).join(path)
     }
 
     /// The GGUF file.
     pub fn generator_path(&self) -> PathBuf {
         self.under_root(&self.generator.path)
     }
+}
 
-    /// The initial set's file.
-    pub fn initial_path(&self) -> PathBuf {
-        self.under_root(&self.initial.path)
-    }
-
+impl Task {
     /// The initial set: one text a line, blank lines left out.
     ///
     /// # Errors
     /// If the file cannot be read as UTF-8 or holds no text.
     pub fn initial_texts(&self) -> Result<Vec<String>, PackError> {
-        let path = self.initial_path();
-        let text = std::fs::read_to_string(&path)
+        let path = &self.initial;
+        let text = std::fs::read_to_string(path)
             .map_err(|e| PackError::File { path: path.clone(), problem: e.to_string() })?;
         // In the loop's normal form (single spaces), so that its texts are found in the embeddings of these.
         let normal = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         let texts: Vec<String> = text.lines().map(normal).filter(|l| !l.is_empty()).collect();
         if texts.is_empty() {
-            return Err(PackError::File { path, problem: "holds no texts; put one on each line".into() });
+            let problem = "holds no texts; put one on each line".into();
+            return Err(PackError::File { path: path.clone(), problem });
         }
         Ok(texts)
     }
@@ -339,7 +493,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    pub(crate) const GOOD: &str = "name = 'x'\n[scorer]\npath = 'clip'\n[generator]\npath = 'g.gguf'\n[initial]\npath = 'i.txt'\n[prompt]\nuser = 'u'\n";
+    pub(crate) const GOOD: &str = "name = 'x'\n[generator]\npath = 'g.gguf'\n[image]\nscorer = 'clip'\ninitial = 'i.txt'\n[prompt]\nsystem = 's'\nuser = 'u'\n";
 
     #[test]
     fn a_folder_with_a_pack_file_is_a_pack() {
@@ -354,9 +508,36 @@ mod tests {
         fs::write(at.join("i.txt"), "\n a cat \n\na dog").unwrap();
         let pack = find().unwrap();
         assert_eq!(pack.settings, LoopSettings::default());
-        assert_eq!(pack.initial_texts().unwrap(), ["a cat", "a dog"]);
+        let task = pack.task(Modality::Image).unwrap();
+        assert_eq!(task.initial_texts().unwrap(), ["a cat", "a dog"]);
         fs::write(at.join("i.txt"), "\n").unwrap();
-        assert!(pack.initial_texts().is_err());
+        assert!(task.initial_texts().is_err());
+    }
+
+    #[test]
+    fn a_modality_has_the_packs_settings_but_for_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path();
+        for folder in ["clip", "clap"] {
+            fs::create_dir(at.join(folder)).unwrap();
+        }
+        for file in ["g.gguf", "i.txt", "s.txt"] {
+            fs::write(at.join(file), "").unwrap();
+        }
+        let sound = "[sound]\nscorer = 'clap'\ninitial = 's.txt'\nprompt = { system = 'hear' }\nloop = { keep = 10 }\n";
+        fs::write(at.join("pack.toml"), format!("{GOOD}{sound}[loop]\nkeep = 7\nsteps = 3\n")).unwrap();
+        let pack = Pack::find(at.to_str().unwrap()).unwrap();
+        let task = pack.task(Modality::Sound).unwrap();
+        assert_eq!((task.settings.keep, task.settings.steps), (10, 3));
+        assert_eq!(task.prompt, Prompts { system: "hear".into(), user: "u".into() });
+        assert!(task.scorer.ends_with("clap") && task.initial.ends_with("s.txt"));
+        // Videos are shown to the encoder of pictures.
+        let task = pack.task(Modality::Video).unwrap();
+        assert_eq!((task.modality, task.settings.keep, &task.prompt.system[..]), (Modality::Video, 7, "s"));
+        assert!(task.scorer.ends_with("clip"));
+        fs::write(at.join("pack.toml"), GOOD).unwrap();
+        let error = Pack::find(at.to_str().unwrap()).unwrap().task(Modality::Sound).unwrap_err().to_string();
+        assert!(error.contains("describes images;") && error.contains("[sound]"), "{error}");
     }
 
     #[test]
@@ -383,6 +564,9 @@ mod tests {
         let file = dir.path().join("pack.toml");
         for (text, says) in [
             (GOOD.replace("user", "usr"), "line 9: unknown field `usr`"),
+            (GOOD.replace("[image]", "[picture]"), "unknown field `picture`"),
+            (GOOD.replace("[image]\nscorer = 'clip'\ninitial = 'i.txt'\n", ""), "add a section [image]"),
+            (format!("{GOOD}[image.loop]\nkeep = 0\n"), "`image.loop.keep` is 0"),
             (format!("{GOOD}[loop]\nkeep = 0\n"), "`loop.keep` is 0"),
             (format!("{GOOD}[loop]\nsteps = 'many'\n"), "line 11"),
             ("name = ".to_owned(), "line 1"),

@@ -180,7 +180,7 @@ fn a_checkpoint_that_was_named_agrees_with_its_reference() {
         eprintln!("NO REAL CHECKPOINT IS TESTED: `cargo xtask conformance --model … --reference …` names one");
         return;
     };
-    let folder = mils_models::Model::find(&model).unwrap().folder;
+    let folder = mils_models::Model::find(&model, mils_models::Modality::Image).unwrap().folder;
     let reference: Reference = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     for backend in backends() {
         let name = format!("{} {model}", backend.name());

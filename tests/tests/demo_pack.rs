@@ -27,7 +27,10 @@ fn the_bundled_clip_scores_as_transformers_does() {
         .map(|name| mils_media::decode_image(&samples.join(name), &Default::default()).unwrap())
         .collect();
     for backend in backends() {
-        let mut clip = ModelFiles::open(&pack.scorer_path()).unwrap().load(&*backend).unwrap();
+        let mut clip = ModelFiles::open(&pack.task(mils_models::Modality::Image).unwrap().scorer)
+            .unwrap()
+            .load(&*backend)
+            .unwrap();
         let texts = clip.embed_texts(&reference.texts).unwrap();
         for (i, theirs) in reference.text_embeds.iter().enumerate() {
             compare(&format!("{} {:?}", backend.name(), reference.texts[i]), texts.row(i), theirs);

@@ -33,7 +33,10 @@ fn images() -> Vec<RgbImage> {
 /// For every image, the numbers of its best texts.
 fn best(backend: &dyn Backend, precision: Precision, images: &[RgbImage], texts: &[String]) -> Vec<HashSet<usize>> {
     let pack = mils_models::Pack::find("demo").unwrap();
-    let mut model = ModelFiles::open_with(&pack.scorer_path(), precision).unwrap().load(backend).unwrap();
+    let mut model = ModelFiles::open_with(&pack.task(mils_models::Modality::Image).unwrap().scorer, precision)
+        .unwrap()
+        .load(backend)
+        .unwrap();
     let (images, rows) = (model.embed_images(images).unwrap(), model.embed_texts(texts).unwrap());
     let of = |image: usize| {
         let mut order: Vec<usize> = (0..rows.len()).collect();

@@ -30,7 +30,7 @@ struct Args {
 enum Task {
     /// Install the system packages that building and testing need
     Setup,
-    /// Set up, build in release, and caption the bundled samples with the bundled models
+    /// Set up, build in release, and caption the bundled samples (pictures, videos, sounds) with the bundled models
     Demo,
     /// Set up and run all tests; further arguments go to cargo test
     Test {
@@ -161,14 +161,15 @@ fn demo() -> Result<()> {
     eprintln!("building (the first time takes some minutes: llama.cpp is compiled) …");
     let program = build("mils")?;
     let samples = root().join("models/demo/samples");
-    let mut pictures: Vec<PathBuf> = std::fs::read_dir(&samples)
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&samples)
         .with_context(|| format!("cannot read {}", samples.display()))?
         .flatten()
         // Relative to the root, where the command runs: shorter to read, and the same on every machine.
         .map(|entry| Path::new("models/demo/samples").join(entry.file_name()))
-        .filter(|path| path.extension().is_some_and(|e| e == "png" || e == "jpg"))
+        // What is said of them lies beside them.
+        .filter(|path| path.extension().is_some_and(|e| e != "md"))
         .collect();
-    pictures.sort();
+    files.sort();
     let folder = root().join("target/mils-demo");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (report, trace) = (folder.join("report.html"), folder.join("trace.jsonl"));
@@ -179,7 +180,7 @@ fn demo() -> Result<()> {
         .arg(&report)
         .arg("--trace")
         .arg(&trace);
-    run(process.args(&pictures))?;
+    run(process.args(&files))?;
     eprintln!("\nthe report of this run: {}\nits trace: {}", report.display(), trace.display());
     Ok(())
 }

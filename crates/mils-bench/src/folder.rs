@@ -4,10 +4,11 @@ use crate::bench::Bench;
 use crate::harness::{Contestant, Extra, Kind};
 use anyhow::{Result, anyhow};
 use mils_cli::flight::Runway;
+use mils_cli::media::Input;
 use mils_cli::session::{Options, Session};
 use mils_demo_world::{Split, render, sample};
 use mils_media::RgbImage;
-use mils_models::Pack;
+use mils_models::{Modality, Pack};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,11 +48,12 @@ impl Contestant for Folder {
     }
 
     fn turn(&mut self) -> Result<f64> {
-        self.session.config.seed = self.turns as u64;
+        self.session.config(Modality::Image)?.seed = self.turns as u64;
         let pictures: &[RgbImage] = &self.pictures;
         let runway = Runway {
-            next: &|number| pictures.get(number).cloned().map(Ok),
-            observer: &|_, _| ControlFlow::Continue(()),
+            next: &|number| pictures.get(number).map(|picture| Ok(Input::Media(picture.clone().into()))),
+            observer: &|_, _, _| ControlFlow::Continue(()),
+            news: &|_| {},
         };
         let mut ended = Ok(0);
         let begin = std::time::Instant::now();
@@ -94,13 +96,13 @@ fn open(
 ) -> Result<Folder> {
     let options = Options {
         steps,
-        pictures: pictures.len(),
+        files: pictures.len(),
         in_flight: Some(in_flight),
         cancel: Arc::clone(&bench.stop),
         ..Options::default()
     };
     let mut session = Session::open(Pack::find("demo")?, &options, bench.backend(), &mut |_| {})?;
-    session.config.patience = None;
+    session.config(Modality::Image)?.patience = None;
     Ok(Folder::new(name, kind, session, Rc::clone(pictures)))
 }
 
@@ -135,8 +137,7 @@ mod tests {
     fn every_picture_of_the_folder_is_captioned() {
         let scenes = sample::scenes(Split::HeldOut, 3, 5);
         let pictures = Rc::new(scenes.iter().map(|scene| render::render(scene).image).collect::<Vec<_>>());
-        let options =
-            Options { steps: Some(1), propose: Some(4), pictures: 3, in_flight: Some(2), ..Options::default() };
+        let options = Options { steps: Some(1), propose: Some(4), files: 3, in_flight: Some(2), ..Options::default() };
         let session = Session::open(Pack::find("demo").unwrap(), &options, BackendChoice::Cpu, &mut |_| {}).unwrap();
         assert_eq!(session.in_flight(), 2);
         let mut folder = Folder::new(String::new(), Kind::Ours, session, pictures);

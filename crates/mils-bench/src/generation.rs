@@ -9,7 +9,7 @@ use mils_cli::backend::BackendChoice;
 use mils_cli::session::{Options, Session};
 use mils_demo_world::{Split, render, sample};
 use mils_llm::{LlamaGenerator, LlamaOptions};
-use mils_models::Pack;
+use mils_models::{Modality, Pack};
 use mils_optim::prompt::PromptTemplate;
 use mils_optim::{Event, Generator, Labelled, Proposals, Request, Usage};
 use serde::Deserialize;
@@ -200,13 +200,14 @@ fn table(bench: &mut Bench, (id, title): (&str, &str), model: &Model, line: Opti
 /// The demo's generator as its pack has it.
 fn demo() -> Result<Model> {
     let pack = Pack::find("demo")?;
+    let task = pack.task(Modality::Image)?;
     Ok(Model {
         path: pack.generator_path(),
-        system: pack.prompt.system.clone(),
-        user: pack.prompt.user.clone(),
-        temperature: pack.settings.temperature,
-        top_p: pack.settings.top_p,
-        texts: pack.initial_texts()?,
+        system: task.prompt.system.clone(),
+        user: task.prompt.user.clone(),
+        temperature: task.settings.temperature,
+        top_p: task.settings.top_p,
+        texts: task.initial_texts()?,
     })
 }
 
@@ -227,14 +228,14 @@ fn prefix_reuse(bench: &mut Bench) -> Result<()> {
     bench.say("measuring prefix reuse");
     let options = Options { cancel: Arc::clone(&bench.stop), ..Options::default() };
     let mut session = Session::open(Pack::find("demo")?, &options, BackendChoice::Cpu, &mut |_| {})?;
-    session.config.asks = 1;
-    session.config.patience = None;
+    let config = session.config(Modality::Image)?;
+    (config.asks, config.patience) = (1, None);
     let (mut first, mut later) = (Usage::default(), Usage::default());
     for scene in &sample::scenes(Split::HeldOut, SCENES, 7) {
         if bench.stopped() {
             break;
         }
-        session.run(&render::render(scene).image, None, &mut |event| {
+        session.run(&render::render(scene).image.into(), None, &mut |event| {
             if let Event::StepFinished { record, .. } = event {
                 let part = if record.step <= 1 { &mut first } else { &mut later };
                 *part += record.usage;

@@ -8,7 +8,7 @@ use mils_cli::backend::BackendChoice;
 use mils_cli::session::{Options, Session};
 use mils_demo_world::simulate::Example;
 use mils_demo_world::{Split, grammar, render, sample};
-use mils_models::Pack;
+use mils_models::{Modality, Pack};
 use mils_optim::Event;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -23,15 +23,15 @@ use std::path::Path;
 pub fn write(pack: &str, scenes: usize, seed: u64, steps: usize, backend: BackendChoice, out: &Path) -> Result<()> {
     let options = Options { steps: Some(steps), ..Options::default() };
     let mut session = Session::open(Pack::find(pack)?, &options, backend, &mut |_| {})?;
-    session.config.patience = None;
+    session.config(Modality::Image)?.patience = None;
     let file = std::fs::File::create(out).with_context(|| format!("cannot write {}", out.display()))?;
     let mut file = std::io::BufWriter::new(file);
     let bar = progress_bar(scenes);
     for (i, scene) in sample::scenes(Split::Train, scenes, seed).iter().enumerate() {
-        session.config.seed = i as u64;
+        session.config(Modality::Image)?.seed = i as u64;
         let mut rng = ChaCha8Rng::seed_from_u64(scene.seed);
         let mut examples = Vec::new();
-        session.run(&render::render(scene).image, None, &mut |event| {
+        session.run(&render::render(scene).image.into(), None, &mut |event| {
             if let Event::Proposing { step, pool } = event {
                 examples.push(Example {
                     items: pool.iter().map(|l| (l.label, l.text.clone())).collect(),

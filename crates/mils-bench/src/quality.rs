@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use mils_cli::backend::BackendChoice;
 use mils_cli::session::{Options, Session};
 use mils_demo_world::{Facts, Scene, Split, facts, grammar, render, sample};
-use mils_models::Pack;
+use mils_models::{Modality, Pack};
 use mils_optim::{Candidate, Event, Feedback, Generator, Request};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -195,11 +195,11 @@ impl SceneRun {
 
 /// Runs an arm on a scene; a control gets the number of new texts that the loop scored in each step.
 fn run_scene(session: &mut Session, arm: Arm, scene: &Scene, seed: u64, quota: Option<Vec<usize>>) -> Result<SceneRun> {
-    session.config.seed = seed;
-    session.config.feedback = arm.feedback();
-    session.config.patience = None;
+    let config = session.config(Modality::Image)?;
+    (config.seed, config.feedback, config.patience) = (seed, arm.feedback(), None);
     let picture = render::render(scene);
-    let mut quota = quota.map(|per_step| Quota::new(per_step, session.initial()));
+    let mode = session.mode(Modality::Image)?;
+    let mut quota = quota.map(|per_step| Quota::new(per_step, mode.initial()));
     let mut recombine = Recombine;
     let mut between = |model: &mut dyn Generator, request: &Request<'_>| {
         let generator: &mut dyn Generator = if arm == Arm::NoLanguageModel { &mut recombine } else { model };
@@ -211,7 +211,7 @@ fn run_scene(session: &mut Session, arm: Arm, scene: &Scene, seed: u64, quota: O
     let (mut marks, mut drawn) = (Vec::new(), Vec::new());
     let mut all: Vec<Candidate> = Vec::new();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let run = session.run(&picture.image, Some(&mut between), &mut |event| {
+    let run = session.run(&picture.image.into(), Some(&mut between), &mut |event| {
         if let &Event::Scored { step, texts, scores } = event {
             let candidate = |(text, &score): (&String, &f32)| Candidate { text: text.clone(), score, step };
             all.extend(texts.iter().zip(scores).map(candidate));
@@ -247,7 +247,7 @@ fn judge_scorer(session: &mut Session, scenes: &[Scene], runs: &[SceneRun]) -> R
                 texts.push(grammar::canonical(&changed));
             }
         }
-        let scores = session.score(&render::render(scene).image, &texts)?;
+        let scores = session.score(&render::render(scene).image.into(), &texts)?;
         let won = scores[1..].iter().filter(|s| **s < scores[0]).count();
         truth.push(f64::from(scores[0]));
         beats.push(won as f64 / (scores.len() - 1).max(1) as f64);

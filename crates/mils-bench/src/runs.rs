@@ -16,7 +16,7 @@ use mils_demo_world::{Split, render, sample};
 use mils_encoder::{DualEncoder, Embeddings, Encoder, ModelFiles};
 use mils_llm::{LlamaGenerator, LlamaOptions};
 use mils_media::RgbImage;
-use mils_models::Pack;
+use mils_models::{Modality, Pack};
 use mils_optim::prompt::PromptTemplate;
 use mils_optim::{
     BoxError, Config, Event, Generator, InitialSet, Labelled, Optimizer, Proposals, Request, Scorer, Usage,
@@ -83,11 +83,12 @@ impl Contestant for Ours {
 
     fn turn(&mut self) -> Result<f64> {
         let picture = &self.pictures[self.cost.turns % self.pictures.len()];
-        self.session.config.seed = self.cost.turns as u64;
+        self.session.config(Modality::Image)?.seed = self.cost.turns as u64;
+        let picture = picture.clone().into();
         // The initial set was embedded when the session was opened.
         let mut texts = 0;
         let begin = Instant::now();
-        let run = self.session.caption(picture, &mut |event| {
+        let run = self.session.caption(&picture, &mut |event| {
             if let Event::Scored { step: 1.., texts: new, .. } = event {
                 texts += new.len();
             }
@@ -127,20 +128,21 @@ impl Reference {
         pictures: Rc<Vec<RgbImage>>,
         lines: usize,
     ) -> Result<Self> {
-        let encoder = ModelFiles::open(&pack.scorer_path())?.load(&Cpu::new())?;
+        let task = pack.task(Modality::Image)?;
+        let encoder = ModelFiles::open(&task.scorer)?.load(&Cpu::new())?;
         let options = LlamaOptions {
             context: CONTEXT + (lines * 64) as u32,
             sequences: 1,
             lines,
-            temperature: pack.settings.temperature,
-            top_p: pack.settings.top_p,
+            temperature: task.settings.temperature,
+            top_p: task.settings.top_p,
             threads: Some(threads),
             cancel: Arc::clone(cancel),
             ..LlamaOptions::default()
         };
-        let template = PromptTemplate::new(&pack.prompt.system, &pack.prompt.user)?;
+        let template = PromptTemplate::new(&task.prompt.system, &task.prompt.user)?;
         let generator = LlamaGenerator::open(&pack.generator_path(), options, template)?;
-        Ok(Self { encoder, generator, initial: pack.initial_texts()?, config, pictures, cost: Cost::default() })
+        Ok(Self { encoder, generator, initial: task.initial_texts()?, config, pictures, cost: Cost::default() })
     }
 
     /// Scores of texts with a picture, both embedded anew, texts at full length.
@@ -236,9 +238,10 @@ fn table(bench: &mut Bench, title: (&str, &str), pack: &str, pictures: Vec<RgbIm
         }
         let mut session = Session::open(Pack::find(pack)?, &options, BackendChoice::Cpu, &mut |_| {})?;
         if all_steps {
-            session.config.patience = None;
+            session.config(Modality::Image)?.patience = None;
         }
-        config.get_or_insert_with(|| session.config.clone());
+        let settings = session.config(Modality::Image)?.clone();
+        config.get_or_insert(settings);
         let cost = Cost::default();
         contestants.push(Box::new(Ours { name, kind, session, pictures: Rc::clone(&pictures), cost }));
     }
@@ -268,15 +271,14 @@ fn true_size(bench: &Bench) -> Result<PathBuf> {
 root = "."
 description = "Random weights of true size, for speed"
 licence = "MIT OR Apache-2.0"
-[scorer]
-path = "{}"
+[image]
+scorer = "{}"
+initial = "true-size.txt"
 [generator]
 path = "{}"
 context = 4096
 sequences = 50
 lines = 1
-[initial]
-path = "true-size.txt"
 [loop]
 steps = 3
 keep = 6
@@ -445,8 +447,10 @@ mod tests {
     fn the_schedules_of_the_demo_cost_what_they_must() {
         let pictures = Rc::new(vec![render::render(&sample::scenes(Split::HeldOut, 1, 1)[0]).image]);
         let options = Options { steps: Some(2), propose: Some(4), ..Options::default() };
-        let session = Session::open(Pack::find("demo").unwrap(), &options, BackendChoice::Cpu, &mut |_| {}).unwrap();
-        let (config, initial) = (session.config.clone(), session.initial().len());
+        let mut session =
+            Session::open(Pack::find("demo").unwrap(), &options, BackendChoice::Cpu, &mut |_| {}).unwrap();
+        let (config, initial) =
+            (session.config(Modality::Image).unwrap().clone(), session.mode(Modality::Image).unwrap().initial().len());
         let mut reference =
             Reference::open(&Pack::find("demo").unwrap(), config, 1, &Arc::default(), Rc::clone(&pictures), 1).unwrap();
         let cost = Cost::default();

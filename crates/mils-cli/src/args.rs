@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::backend::{BackendChoice, MathChoice};
+use crate::media::ModalityChoice;
 use crate::models::ModelsCommand;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -8,8 +9,8 @@ use mils_encoder::Precision;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-/// Describes pictures without training: a language model proposes captions, a CLIP model scores them, and the best
-/// go back to the language model until nothing better comes.
+/// Describes pictures, videos and sounds without training: a language model proposes captions, an encoder as CLIP or CLAP
+/// scores them, and the best go back to the language model until nothing better comes.
 #[derive(Debug, Parser)]
 #[command(name = "mils", version, propagate_version = true)]
 pub struct Cli {
@@ -21,11 +22,11 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Caption images
+    /// Caption images, videos and sounds
     Caption(CaptionArgs),
-    /// Embed texts and images
+    /// Embed texts, images, videos and sounds
     Embed(EmbedArgs),
-    /// Score texts by how well they describe images
+    /// Score texts by how well they describe images, videos and sounds
     Score(ScoreArgs),
     /// List the GPUs, and say which one is used
     Devices(DevicesArgs),
@@ -88,7 +89,7 @@ impl From<Dtype> for Precision {
 /// Which encoder: of the commands that are about one alone.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// Encoder: a checkpoint folder, a pack (its scorer), ORG/NAME or ORG/NAME@REVISION in the hub cache
+    /// Encoder: a checkpoint folder, a pack (one of its scorers), ORG/NAME or ORG/NAME@REVISION in the hub cache
     #[arg(long, value_name = "DIR|ID", value_parser = NonEmptyStringValueParser::new())]
     pub model: String,
 
@@ -127,6 +128,8 @@ pub enum Format {
 const EXAMPLES: &str = "\
 Examples:
   mils caption photo.jpg
+  mils caption clip.mp4 rain.ogg              (what a file is, its content tells)
+  mils caption concert.mp4 --modality sound   (its sound track)
   mils caption --steps 4 --seed 7 *.png
   mils caption --in-flight 8 *.jpg            (eight at a time, printed in the order of the files)
   mils caption photo.jpg --format json | jq -r .caption
@@ -141,9 +144,14 @@ Exit codes: 0 done, 1 a file or a model failed, 2 wrong usage, 130 interrupted (
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct CaptionArgs {
-    /// Images: JPEG, PNG, WebP, GIF, BMP, TIFF or PNM, told by their content
+    /// Images, videos and sounds, told by their content: JPEG, PNG, WebP, GIF, BMP, TIFF, PNM; what FFmpeg reads of
+    /// videos; WAV, FLAC, MP3, AAC, Vorbis, Opus and what else FFmpeg reads of sounds
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+
+    /// What the files are taken for
+    #[arg(long, value_enum, default_value_t = ModalityChoice::Auto)]
+    pub modality: ModalityChoice,
 
     /// Model pack: a name (see `mils packs`), or a folder with a pack.toml
     #[arg(long, value_name = "NAME|DIR", default_value = "demo")]
@@ -214,7 +222,7 @@ impl CaptionArgs {
         for (flag, output) in [("--trace", &self.trace), ("--report", &self.report)] {
             let Some(output) = output else { continue };
             if let Some(file) = self.files.iter().find(|f| same_file(f, output)) {
-                return Err(format!("{flag} would overwrite the picture {}", file.display()));
+                return Err(format!("{flag} would overwrite the file {}", file.display()));
             }
         }
         match (&self.trace, &self.report) {
@@ -229,7 +237,8 @@ impl CaptionArgs {
 const EMBED_EXAMPLES: &str = "\
 Examples:
   mils embed --model demo --text 'a red car' --text 'a blue car'
-  mils embed --model openai/clip-vit-base-patch32 *.jpg --format npy -o images.npy
+  mils embed --model openai/clip-vit-base-patch32 *.jpg *.mp4 --format npy -o images.npy
+  mils embed --model laion/clap-htsat-unfused *.flac --text rain
   mils embed --model ~/siglip2 --texts-from texts.txt --format safetensors -o texts.safetensors
   make-texts | mils embed --model demo --texts-from - | jq -c .embedding
 
@@ -240,6 +249,9 @@ lines of --texts-from, the FILEs. Embeddings have length 1: a cosine is a dot pr
                an input that fails is {\"file\": …, \"error\": …}, and the others go on
   npy          float32, rows x dim, for numpy.load
   safetensors  the tensor `embeddings`, F32, rows x dim; `model` and `dim` in the metadata
+
+An encoder of pictures embeds videos too: ViCLIP as it was trained, others by the mean of eight frames.
+A pack has an encoder for each modality: that of the first FILE is taken, without one that of images.
 
 In npy and safetensors every row is an input's: where one fails, nothing is written. A file is
 written beside its place and put there at the end. Texts are read as they are needed, however many.
@@ -263,9 +275,14 @@ pub enum EmbedFormat {
 #[derive(Debug, Args)]
 #[command(after_help = EMBED_EXAMPLES)]
 pub struct EmbedArgs {
-    /// Images: JPEG, PNG, WebP, GIF, BMP, TIFF or PNM, told by their content
+    /// Images, videos and sounds, told by their content: JPEG, PNG, WebP, GIF, BMP, TIFF, PNM; what FFmpeg reads of
+    /// videos; WAV, FLAC, MP3, AAC, Vorbis, Opus and what else FFmpeg reads of sounds
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
+
+    /// What the files are taken for
+    #[arg(long, value_enum, default_value_t = ModalityChoice::Auto)]
+    pub modality: ModalityChoice,
 
     /// The encoder.
     #[command(flatten)]
@@ -322,27 +339,28 @@ Examples:
   mils score --model demo photo.png --text 'a red car' --text 'a blue car'
   mils score --model ~/siglip2 *.jpg --texts-from captions.txt --top 5
   mils score --model openai/clip-vit-base-patch32 *.jpg --texts-from labels.txt --format json
+  mils score --model laion/clap-htsat-unfused rain.ogg --text rain --text 'a crowd'
 
 Texts are sorted best first; those that score the same stay in their order: the texts of --text,
 then the lines of --texts-from. The cosine, -1 to 1, is of the two embeddings. The score, 0 to 1, is
 what the model was trained to make of it:
 
-  softmax  (CLIP) probabilities that sum to 1 over all texts given, also over those that --top
+  softmax  (CLIP, CLAP) probabilities that sum to 1 over all texts given, also over those that --top
            leaves out: whether a text fits better than the others
   sigmoid  (SigLIP) a probability of each text by itself: whether it fits
 
-An image that cannot be read does not stop the others; with --format json it has a line
+A file that cannot be read does not stop the others; with --format json it has a line
 {\"file\": …, \"error\": …}. Nothing is downloaded: an ID is looked up in the hub cache that is
 shared with Python (HF_HUB_CACHE, HF_HOME).
 
-Exit codes: 0 done, 1 an image or the model failed, 2 wrong usage, 130 interrupted.";
+Exit codes: 0 done, 1 a file or the model failed, 2 wrong usage, 130 interrupted.";
 
 /// How scores are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ScoreFormat {
-    /// A table for each image
+    /// A table for each file
     Text,
-    /// One JSON object a line for each image: file, model, calibration and results
+    /// One JSON object a line for each file: file, model, calibration and results
     Json,
 }
 
@@ -350,9 +368,14 @@ pub enum ScoreFormat {
 #[derive(Debug, Args)]
 #[command(after_help = SCORE_EXAMPLES)]
 pub struct ScoreArgs {
-    /// Images: JPEG, PNG, WebP, GIF, BMP, TIFF or PNM, told by their content
+    /// Images, videos and sounds, told by their content: JPEG, PNG, WebP, GIF, BMP, TIFF, PNM; what FFmpeg reads of
+    /// videos; WAV, FLAC, MP3, AAC, Vorbis, Opus and what else FFmpeg reads of sounds
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+
+    /// What the files are taken for
+    #[arg(long, value_enum, default_value_t = ModalityChoice::Auto)]
+    pub modality: ModalityChoice,
 
     /// The encoder.
     #[command(flatten)]
@@ -362,7 +385,7 @@ pub struct ScoreArgs {
     #[command(flatten)]
     pub texts: TextArgs,
 
-    /// Print the best N texts of each image only
+    /// Print the best N texts of each file only
     #[arg(long, value_name = "N", value_parser = number(1..=i64::from(u32::MAX)), allow_negative_numbers = true)]
     pub top: Option<u32>,
 
@@ -420,7 +443,7 @@ pub struct DevicesArgs {
 
 fn no_standard_input(files: &[PathBuf]) -> Result<(), String> {
     match files.iter().any(|f| f.as_os_str() == "-") {
-        true => Err("pictures are not read from standard input; name files (`./-` for a file of that name)".into()),
+        true => Err("files are not read from standard input; name them (`./-` for a file of that name)".into()),
         false => Ok(()),
     }
 }

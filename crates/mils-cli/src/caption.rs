@@ -1,16 +1,16 @@
 //! `mils caption`: files in, captions out, whatever happens in between.
 
 use crate::args::{CaptionArgs, Format};
-use crate::flight::Runway;
-use crate::inputs::read_picture;
+use crate::flight::{Flown, News, Runway};
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
+use crate::media::{self, Input, Media};
 use crate::report::{self, FileReport, Report};
-use crate::session::{Facts, Options, Run, Session, decimal};
+use crate::scorers::Mode;
+use crate::session::{Facts, Options, Session, decimal};
 use crate::show::{Display, one_line, tell};
 use crate::trace::Trace;
 use anyhow::{Context, Result};
-use mils_media::RgbImage;
-use mils_models::Pack;
+use mils_models::{Modality, Pack};
 use mils_optim::{Candidate, Event, StepRecord, StoppedBy, Usage};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -59,7 +59,10 @@ struct Job<'a> {
 }
 
 /// How a file ended.
-type Ended = Result<(Arc<RgbImage>, Run)>;
+type Ended = Result<Flown>;
+
+/// What is known of the first file before models are loaded: what it is, and the picture if it is one.
+type First = Result<(Modality, Option<Media>)>;
 
 /// What has a place in the order of the files.
 struct Results<'a> {
@@ -76,9 +79,9 @@ struct Results<'a> {
 impl Job<'_> {
     fn run(&mut self, pack: Pack) -> Result<ExitCode> {
         let args = self.args;
-        // Whatever is known to fail is said before models are loaded: a single picture that cannot be read, and
-        // outputs that cannot be written.
-        let first = read_picture(&args.files[0]);
+        // Whatever is known to fail is said before models are loaded: a single file that cannot be read, and outputs
+        // that cannot be written.
+        let first = self.first(&pack, &args.files[0]);
         if let ([file], Err(error)) = (&args.files[..], &first) {
             return self.fail(file, error).map(|()| ExitCode::FAILURE);
         }
@@ -86,8 +89,9 @@ impl Job<'_> {
             report::check(path)?;
         }
         self.trace = Mutex::new(args.trace.as_deref().map(Trace::open).transpose()?);
-        let Some(mut session) = self.open(pack)? else { return Ok(ExitCode::from(INTERRUPTED)) };
-        self.display.expect(args.files.len(), session.in_flight(), session.config.steps);
+        let modality = first.as_ref().ok().map(|(modality, _)| *modality);
+        let Some(mut session) = self.open(pack, modality)? else { return Ok(ExitCode::from(INTERRUPTED)) };
+        self.display.expect(args.files.len(), session.in_flight());
         self.trace(|trace| trace.begin(&session));
         let facts = session.facts();
         let mut results =
@@ -110,14 +114,21 @@ impl Job<'_> {
         })
     }
 
+    fn first(&self, pack: &Pack, file: &Path) -> First {
+        let modality = self.args.modality.of(file)?;
+        pack.task(modality)?;
+        Ok((modality, media::check(file, modality)?))
+    }
+
     fn cancelled(&self) -> bool {
         self.cancel.load(Ordering::SeqCst)
     }
 
     /// Loads the models; `None` if that was interrupted, when there is no best so far.
-    fn open(&self, pack: Pack) -> Result<Option<Session>> {
+    fn open(&self, pack: Pack, first: Option<Modality>) -> Result<Option<Session>> {
         let args = self.args;
         let options = Options {
+            first,
             steps: args.steps.map(|n| n as usize),
             keep: args.keep.map(|n| n as usize),
             propose: args.propose.map(|n| n as usize),
@@ -125,7 +136,7 @@ impl Job<'_> {
             seed: args.seed,
             precision: args.encoder.dtype.into(),
             math: args.encoder.math,
-            pictures: args.files.len(),
+            files: args.files.len(),
             in_flight: args.in_flight.map(|n| n as usize),
             sequences: args.sequences.map(|n| n as usize),
             cancel: Arc::clone(&self.cancel),
@@ -138,7 +149,7 @@ impl Job<'_> {
     }
 
     /// All files, some at a time, with the display and the trace looking on.
-    fn caption_all(&self, session: &mut Session, first: Result<RgbImage>, results: &mut Results<'_>) {
+    fn caption_all(&self, session: &mut Session, first: First, results: &mut Results<'_>) {
         let files = &self.args.files;
         let first = Mutex::new(Some(first));
         let begin = Instant::now();
@@ -147,11 +158,16 @@ impl Job<'_> {
             let file = files.get(number).filter(|_| !self.cancelled())?;
             self.display.begin(number, &name(number));
             self.trace(|trace| trace.file(&name(number)));
-            let read = locked(&first).take().filter(|_| number == 0);
-            Some(read.unwrap_or_else(|| read_picture(file)))
+            let known = locked(&first).take().filter(|_| number == 0);
+            Some(match known {
+                Some(Ok((_, Some(media)))) => Ok(Input::Media(media)),
+                Some(Ok((modality, None))) => Ok(Input::File(file.clone(), modality)),
+                Some(Err(error)) => Err(error),
+                None => self.args.modality.of(file).map(|modality| Input::File(file.clone(), modality)),
+            })
         };
-        let observer = |number: usize, event: &Event<'_>| {
-            self.display.event(number, event);
+        let observer = |number: usize, mode: &Mode, event: &Event<'_>| {
+            self.display.event(number, mode.config.steps, event);
             if let (Event::StepFinished { record, pool }, true) = (event, self.args.report.is_some()) {
                 let view = StepView { record: (*record).clone(), pool: pool.to_vec() };
                 locked(&self.steps).entry(number).or_default().push(view);
@@ -159,11 +175,20 @@ impl Job<'_> {
             self.trace(|trace| trace.event(&name(number), event));
             if self.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
+        let news = |news: News<'_>| match news {
+            News::Doing(what) => self.display.say(what),
+            News::Opened(mode) => {
+                if let Some(licence) = mode.licence.filter(|_| !self.args.quiet) {
+                    self.display.line(&format!("mils: the weights of {} are {licence}", mode.scorer));
+                }
+                self.trace(|trace| trace.scorer(mode));
+            }
+        };
         let mut usage = Usage::default();
-        let runway = Runway { next: &next, observer: &observer };
+        let runway = Runway { next: &next, observer: &observer, news: &news };
         let utilisation = session.caption_all(&runway, &mut |number, ended| {
-            if let Ok((_, run)) = &ended {
-                usage += run.outcome.counts.usage;
+            if let Ok(flown) = &ended {
+                usage += flown.run.outcome.counts.usage;
             }
             self.ended(results, number, ended);
             // Where a result cannot be printed, no further one can.
@@ -187,7 +212,7 @@ impl Job<'_> {
     fn ended(&self, results: &mut Results<'_>, number: usize, ended: Ended) {
         let name = self.args.files[number].display().to_string();
         match &ended {
-            Ok((_, run)) => self.trace(|trace| trace.end(&name, run)),
+            Ok(flown) => self.trace(|trace| trace.end(&name, flown)),
             Err(error) => self.trace(|trace| trace.failed(&name, &one_line(error))),
         }
         self.display.end(number);
@@ -205,20 +230,21 @@ impl Job<'_> {
     /// Prints a file's result and puts it into the report.
     fn tell(&self, results: &mut Results<'_>, number: usize, ended: Ended) -> Result<()> {
         let file = &self.args.files[number];
-        let (image, run) = match ended {
-            Ok(run) => run,
+        let flown = match ended {
+            Ok(flown) => flown,
             Err(error) => return self.fail(file, &error),
         };
+        let best = &flown.run.outcome.best.text;
         let name = file.display().to_string();
         let line = match self.args.format {
-            Format::Text if self.args.files.len() == 1 => run.outcome.best.text.clone(),
-            Format::Text => format!("{name}\t{}", run.outcome.best.text),
-            Format::Json => result(&name, results.facts, &run).to_string(),
+            Format::Text if self.args.files.len() == 1 => best.clone(),
+            Format::Text => format!("{name}\t{best}"),
+            Format::Json => result(&name, results.facts, &flown).to_string(),
         };
         let printed = if results.printed.is_ok() { self.print(&line) } else { Ok(()) };
         if self.args.report.is_some() {
             let steps = locked(&self.steps).remove(&number).unwrap_or_default();
-            results.report.files.push(FileReport::new(&name, &image, &run, &steps, results.facts)?);
+            results.report.files.push(FileReport::new(&name, &flown, &steps)?);
         }
         printed
     }
@@ -273,11 +299,13 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// The result of a file as JSON.
-fn result(file: &str, facts: &Facts, run: &Run) -> Value {
+fn result(file: &str, facts: &Facts, Flown { mode, run, .. }: &Flown) -> Value {
     let outcome = &run.outcome;
+    let names = &facts.names;
     let counts = &outcome.counts;
     json!({
         "file": file,
+        "modality": mode.modality,
         "caption": outcome.best.text,
         "score": outcome.best.score,
         // Without the initial set's.
@@ -291,8 +319,11 @@ fn result(file: &str, facts: &Facts, run: &Run) -> Value {
         "seconds": run.seconds,
         "utilisation": run.utilisation,
         "in_flight": facts.in_flight,
-        "models": facts.names,
-        "settings": facts.config,
+        "models": {
+            "pack": names.pack, "scorer": mode.scorer, "generator": names.generator, "backend": names.backend,
+            "generator_on": names.generator_on,
+        },
+        "settings": mode.config,
         "temperature": decimal(facts.temperature),
         "sampling": facts.sampling,
         "interrupted": outcome.stopped_by == StoppedBy::Interrupted,

@@ -1,7 +1,7 @@
-//! `mils embed`: texts and pictures in, a row for each out, however many there are.
+//! `mils embed`: texts and files in, a row for each out, however many there are.
 
 use crate::args::{EmbedArgs, EmbedFormat};
-use crate::inputs::{Ahead, Picture, Pictures, Texts, check_picture};
+use crate::inputs::{Ahead, Decoded, Files, Texts, check_file, leading};
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::model::{Embedded, Model};
 use crate::output::Output;
@@ -9,7 +9,6 @@ use crate::progress::Progress;
 use crate::rows::{Input, Rows};
 use crate::show::{one_line, tell};
 use anyhow::{Context, Result};
-use mils_encoder::DualEncoder;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// What is embedded together.
 enum Batch {
     Texts(Vec<String>),
-    Pictures(Vec<Picture>),
+    Files(Vec<Decoded>),
 }
 
 /// Runs the command.
@@ -51,21 +50,28 @@ impl Job<'_> {
         // Whatever is known to fail is said before the model is loaded.
         if only_rows {
             for file in &args.files {
-                check_picture(file).with_context(|| file.display().to_string())?;
+                check_file(file).with_context(|| file.display().to_string())?;
             }
         }
         let texts = Texts::open(&args.texts)?;
         let output = Output::open(args.output(), only_rows)?;
-        let pictures = Pictures::new(args.files.clone()).map(|pictures| Ok(Batch::Pictures(pictures)));
-        let mut batches = Ahead::of(texts.map(|texts| texts.map(Batch::Texts)).chain(pictures));
+        // Texts are read while the model is loaded; how files are read, only the model knows.
+        let mut texts = Ahead::of(texts.map(|texts| texts.map(Batch::Texts)));
+        let modality = leading(args.modality, &args.files);
         let interrupted = Ok(ExitCode::from(INTERRUPTED));
-        let Some(mut model) = Model::open(&args.model, &self.progress, &self.cancel)? else { return interrupted };
+        let Some(mut model) = Model::open(&args.model, modality, &self.progress, &self.cancel)? else {
+            return interrupted;
+        };
+        let files = Files::new(args.files.clone(), args.modality, model.senses());
+        let mut files = Ahead::of(files.map(|files| Ok(Batch::Files(files))));
         let mut rows = Rows::begin(output, args.format, &model.name, model.encoder.dim())?;
         self.progress.begin();
-        while let Some(batch) = batches.next(&self.cancel)? {
-            let (inputs, embedded) = embed(batch?, &mut model)?;
-            self.progress.suspend(|| write(&inputs, embedded, &mut rows, &mut self.failed))?;
-            self.progress.count(inputs.len(), "embedded");
+        for batches in [&mut texts, &mut files] {
+            while let Some(batch) = batches.next(&self.cancel)? {
+                let (inputs, embedded) = embed(batch?, &mut model)?;
+                self.progress.suspend(|| write(&inputs, embedded, &mut rows, &mut self.failed))?;
+                self.progress.count(inputs.len(), "embedded");
+            }
         }
         if self.cancel.load(Ordering::SeqCst) {
             // JSON Lines are good for as many as there are; the rest is worth nothing without its end.
@@ -84,9 +90,9 @@ fn embed(batch: Batch, model: &mut Model) -> Result<(Vec<Input>, Vec<Embedded>)>
             let embedded = model.texts(&texts)?;
             Ok((texts.into_iter().map(Input::Text).collect(), embedded))
         }
-        Batch::Pictures(pictures) => {
-            let (files, images) = pictures.into_iter().map(|p| (Input::File(p.file), p.image)).unzip();
-            Ok((files, model.pictures(images)?))
+        Batch::Files(files) => {
+            let (files, media) = files.into_iter().map(|read| (Input::File(read.file), read.media)).unzip();
+            Ok((files, model.media(media)?))
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Several runs of the loop at once: each has a thread, the language model decodes for all of them together, and the
 //! calling thread embeds for all of them.
 
+use crate::media::{Input, Media};
+use crate::scorers::{Mode, Scorers};
 use crate::session::{Between, Run, Seconds, Utilisation};
 use anyhow::{Result, anyhow};
-use mils_encoder::{DualEncoder, Embeddings, Encoder, EncoderError};
+use mils_encoder::{Embeddings, EncoderError};
 use mils_llm::{LlamaGenerator, Meter};
-use mils_media::RgbImage;
-use mils_optim::{BoxError, Config, Event, Generator, InitialSet, Optimizer, Proposals, Request, Scorer};
+use mils_models::Modality;
+use mils_optim::{BoxError, Event, Generator, InitialSet, Optimizer, Proposals, Request, Scorer};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -16,14 +18,34 @@ use std::time::{Duration, Instant};
 
 /// What is asked and told of runs in flight, from their threads. Runs are numbered from 0 as they begin.
 pub struct Runway<'a> {
-    /// The picture of the next run; `None`: no further one is to begin.
-    pub next: &'a (dyn Fn(usize) -> Option<Result<RgbImage>> + Sync),
+    /// What the next run is about; `None`: no further one is to begin.
+    pub next: &'a (dyn Fn(usize) -> Option<Result<Input>> + Sync),
     /// Is told what happens in a run, and may end it.
-    pub observer: &'a (dyn Fn(usize, &Event<'_>) -> ControlFlow<()> + Sync),
+    pub observer: &'a (dyn Fn(usize, &Mode, &Event<'_>) -> ControlFlow<()> + Sync),
+    /// Is told of encoders that are loaded meanwhile.
+    pub news: &'a (dyn Fn(News<'_>) + Sync),
+}
+
+/// What happens beside the runs.
+pub enum News<'a> {
+    /// What is being done.
+    Doing(&'a str),
+    /// Things of a modality can be described from now on. Said of each that comes up, once.
+    Opened(&'a Mode),
+}
+
+/// A run that has ended.
+pub struct Flown {
+    /// What was described.
+    pub media: Arc<Media>,
+    /// How.
+    pub mode: Arc<Mode>,
+    /// The run.
+    pub run: Run,
 }
 
 /// Is given each run's end, on the calling thread, in the order in which they end. `Break` ends the others.
-pub type Done<'a> = dyn FnMut(usize, Result<(Arc<RgbImage>, Run)>) -> ControlFlow<()> + 'a;
+pub type Done<'a> = dyn FnMut(usize, Result<Flown>) -> ControlFlow<()> + 'a;
 
 /// Embeds texts, here or elsewhere.
 type Embed<'a> = dyn FnMut(&[String]) -> Result<Embeddings, BoxError> + 'a;
@@ -31,12 +53,8 @@ type Embed<'a> = dyn FnMut(&[String]) -> Result<Embeddings, BoxError> + 'a;
 /// What runs of one session share.
 #[derive(Clone, Copy)]
 pub(crate) struct Lane<'a> {
-    pub config: &'a Config,
-    pub initial: &'a InitialSet,
-    /// The initial set's embeddings.
-    pub rows: &'a Embeddings,
     pub load_seconds: f64,
-    /// Times the encoder.
+    /// Times the encoders.
     pub meter: &'a Meter,
     /// Set to end a run early, also while it is written for.
     pub stop: Option<&'a AtomicBool>,
@@ -54,24 +72,26 @@ impl Lane<'_> {
         self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
     }
 
-    /// One run of the loop, from the picture's embedding on.
+    /// One run of the loop, from the embedding of what is described on.
+    #[expect(clippy::too_many_arguments, reason = "the parties of a run, of which each caller has its own")]
     pub(crate) fn run(
         &self,
+        mode: &Mode,
         Begin(begin, scored): Begin,
         generator: &mut LlamaGenerator,
         between: Option<&mut Between<'_>>,
-        image: Embeddings,
+        media: Embeddings,
         embed: &mut Embed<'_>,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
     ) -> Result<Run> {
         let mut seconds =
-            Seconds { load: self.load_seconds, image: begin.elapsed().as_secs_f64(), ..Seconds::default() };
+            Seconds { load: self.load_seconds, input: begin.elapsed().as_secs_f64(), ..Seconds::default() };
         let watch = generator.another();
         let written = watch.busy();
-        let mut scorer = ImageScorer { embed, image, rows: self.rows, seconds: 0.0 };
+        let mut scorer = MediaScorer { embed, media, rows: &mode.rows, seconds: 0.0 };
         let mut generator = Timed { inner: generator, between, lane: self, seconds: 0.0 };
         let outcome =
-            Optimizer::new(self.config.clone()).run_from(self.initial, &mut generator, &mut scorer, observer)?;
+            Optimizer::new(mode.config.clone()).run_from(&mode.initial, &mut generator, &mut scorer, observer)?;
         (seconds.generate, seconds.score) = (generator.seconds, scorer.seconds);
         let wall = begin.elapsed();
         seconds.total = wall.as_secs_f64();
@@ -87,18 +107,20 @@ impl Utilisation {
     }
 }
 
-/// What the threads of runs ask of the thread that has the encoder.
+/// What the threads of runs ask of the thread that has the encoders.
 enum Message {
-    Picture(Arc<RgbImage>, Sender<Result<Embeddings, EncoderError>>),
-    Texts(Texts),
-    Done(usize, Result<(Arc<RgbImage>, Run)>),
+    Mode(Modality, Sender<Result<Arc<Mode>>>),
+    Media(Arc<Mode>, Arc<Media>, Reply),
+    Texts(usize, Texts),
+    Done(usize, Result<Flown>),
 }
 
-type Texts = (Vec<String>, Sender<Result<Embeddings, EncoderError>>);
+type Reply = Sender<Result<Embeddings, EncoderError>>;
+type Texts = (Vec<String>, Reply);
 
-/// Runs as many at a time as there are generators, until there is no next picture.
+/// Runs as many at a time as there are generators, until there is nothing next.
 pub(crate) fn fly(
-    encoder: &mut Encoder,
+    scorers: &mut Scorers,
     generators: &mut [LlamaGenerator],
     lane: &Lane<'_>,
     runway: &Runway<'_>,
@@ -118,7 +140,8 @@ pub(crate) fn fly(
         }
         // The inbox closes with the last of the threads.
         drop(outbox);
-        serve(encoder, lane.meter, &inbox, &mut |number, run| {
+        let mut tower = Tower { scorers, meter: lane.meter, news: runway.news, told: Vec::new() };
+        tower.serve(&inbox, &mut |number, run| {
             if done(number, run).is_break() {
                 stop.store(true, Ordering::Relaxed);
             }
@@ -127,35 +150,53 @@ pub(crate) fn fly(
     Utilisation::of(written() - before, lane.meter.read().saturating_sub(scored), begin.elapsed())
 }
 
-/// Embeds for all runs until the last has ended. What several ask for at the same time is embedded together.
-fn serve(
-    encoder: &mut Encoder,
-    meter: &Meter,
-    inbox: &Receiver<Message>,
-    done: &mut dyn FnMut(usize, Result<(Arc<RgbImage>, Run)>),
-) {
-    let mut queue = VecDeque::new();
-    while let Some(message) = queue.pop_front().or_else(|| inbox.recv().ok()) {
-        queue.extend(inbox.try_iter());
-        match message {
-            // A run that does not wait for its embedding has ended; so in `embed_together`.
-            Message::Picture(image, reply) => {
-                let _ = reply.send(meter.time(|| encoder.embed_images(std::slice::from_ref(&*image))));
-            }
-            Message::Texts(first) => {
-                let mut all = vec![first];
-                let mut others = VecDeque::new();
-                for message in queue.drain(..) {
-                    match message {
-                        Message::Texts(texts) => all.push(texts),
-                        other => others.push_back(other),
-                    }
+/// The thread that has the encoders.
+struct Tower<'a> {
+    scorers: &'a mut Scorers,
+    meter: &'a Meter,
+    news: &'a (dyn Fn(News<'_>) + Sync),
+    /// Modalities whose opening was told.
+    told: Vec<Modality>,
+}
+
+impl Tower<'_> {
+    /// Embeds for all runs until the last has ended. What several ask for at the same time is embedded together.
+    fn serve(&mut self, inbox: &Receiver<Message>, done: &mut dyn FnMut(usize, Result<Flown>)) {
+        let mut queue = VecDeque::new();
+        while let Some(message) = queue.pop_front().or_else(|| inbox.recv().ok()) {
+            queue.extend(inbox.try_iter());
+            match message {
+                // A run that does not wait for its answer has ended; so in what follows.
+                Message::Mode(modality, reply) => drop(reply.send(self.mode(modality))),
+                Message::Media(mode, media, reply) => {
+                    let encoder = self.scorers.encoder(&mode);
+                    let _ = reply.send(self.meter.time(|| media.embed(encoder)));
                 }
-                queue = others;
-                embed_together(all, &mut |texts| meter.time(|| encoder.embed_texts(texts)));
+                Message::Texts(encoder, first) => {
+                    let mut all = vec![first];
+                    let mut others = VecDeque::new();
+                    for message in queue.drain(..) {
+                        match message {
+                            Message::Texts(own, texts) if own == encoder => all.push(texts),
+                            other => others.push_back(other),
+                        }
+                    }
+                    queue = others;
+                    let encoder = self.scorers.numbered(encoder);
+                    embed_together(all, &mut |texts| self.meter.time(|| encoder.embed_texts(texts)));
+                }
+                Message::Done(number, run) => done(number, run),
             }
-            Message::Done(number, run) => done(number, run),
         }
+    }
+
+    fn mode(&mut self, modality: Modality) -> Result<Arc<Mode>> {
+        let mode = self.scorers.mode(modality, &mut |doing| (self.news)(News::Doing(doing)))?;
+        if !self.told.contains(&modality) {
+            self.told.push(modality);
+            (self.news)(News::Opened(&mode));
+        }
+        Ok(mode)
     }
 }
 
@@ -192,55 +233,66 @@ impl Pilot<'_> {
         while !self.lane.stopped() {
             let number = self.number.fetch_add(1, Ordering::Relaxed);
             let begin = self.lane.begin();
-            let Some(image) = (self.runway.next)(number) else { return };
-            let run = image.and_then(|image| {
-                let image = Arc::new(image);
-                Ok((Arc::clone(&image), self.run(number, begin, generator, image)?))
+            let Some(input) = (self.runway.next)(number) else { return };
+            let flown = input.and_then(|input| {
+                let mode = self.ask(|reply| Message::Mode(input.modality(), reply))??;
+                let media = Arc::new(input.read(&mode.senses)?);
+                let run = self.run(number, &mode, begin, generator, &media)?;
+                Ok(Flown { media, mode, run })
             });
-            if self.tower.send(Message::Done(number, run)).is_err() {
+            if self.tower.send(Message::Done(number, flown)).is_err() {
                 return;
             }
         }
     }
 
-    fn run(&self, number: usize, begin: Begin, generator: &mut LlamaGenerator, image: Arc<RgbImage>) -> Result<Run> {
-        let image = self.ask(|reply| Message::Picture(image, reply))?;
-        let mut embed = |texts: &[String]| Ok(self.ask(|reply| Message::Texts((texts.to_vec(), reply)))?);
+    fn run(
+        &self,
+        number: usize,
+        mode: &Arc<Mode>,
+        begin: Begin,
+        generator: &mut LlamaGenerator,
+        media: &Arc<Media>,
+    ) -> Result<Run> {
+        let row = self.ask(|reply| Message::Media(Arc::clone(mode), Arc::clone(media), reply))??;
+        let mut embed =
+            |texts: &[String]| Ok(self.ask(|reply| Message::Texts(mode.encoder, (texts.to_vec(), reply)))??);
         let mut observer = |event: &Event<'_>| {
-            let flow = (self.runway.observer)(number, event);
+            let flow = (self.runway.observer)(number, mode, event);
             if self.lane.stopped() { ControlFlow::Break(()) } else { flow }
         };
-        self.lane.run(begin, generator, None, image, &mut embed, &mut observer)
+        generator.set_template(Arc::clone(&mode.template));
+        self.lane.run(mode, begin, generator, None, row, &mut embed, &mut observer)
     }
 
-    fn ask(&self, message: impl FnOnce(Sender<Result<Embeddings, EncoderError>>) -> Message) -> Result<Embeddings> {
+    fn ask<T>(&self, message: impl FnOnce(Sender<T>) -> Message) -> Result<T> {
         let (reply, answer) = channel();
         let gone = || anyhow!("the scorer has ended");
         self.tower.send(message(reply)).map_err(|_| gone())?;
-        Ok(answer.recv().map_err(|_| gone())??)
+        answer.recv().map_err(|_| gone())
     }
 }
 
-/// Cosine of texts with one picture; the initial set's embeddings are there already.
-struct ImageScorer<'a, 'b> {
+/// Cosine of texts with what is described; the initial set's embeddings are there already.
+struct MediaScorer<'a, 'b> {
     embed: &'a mut Embed<'b>,
-    image: Embeddings,
+    media: Embeddings,
     rows: &'a Embeddings,
     seconds: f64,
 }
 
-impl Scorer for ImageScorer<'_, '_> {
+impl Scorer for MediaScorer<'_, '_> {
     fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
         let begin = Instant::now();
         let rows = (self.embed)(texts)?;
-        let scores = self.image.dots(0, &rows);
+        let scores = self.media.dots(0, &rows);
         self.seconds += begin.elapsed().as_secs_f64();
         Ok(scores)
     }
 
     fn score_initial(&mut self, _: &InitialSet) -> Result<Vec<f32>, BoxError> {
         let begin = Instant::now();
-        let scores = self.image.dots(0, self.rows);
+        let scores = self.media.dots(0, self.rows);
         self.seconds += begin.elapsed().as_secs_f64();
         Ok(scores)
     }

@@ -1,9 +1,11 @@
-//! Texts and pictures, read as they are needed: a million lines do not fill the memory.
+//! Texts and files, read as they are needed: a million lines do not fill the memory.
 
 use crate::args::TextArgs;
+use crate::media::{Media, ModalityChoice, Senses};
 use anyhow::{Context, Result, bail};
 use image::ImageReader;
 use mils_media::{DecodeLimits, RgbImage};
+use mils_models::Modality;
 use rayon::prelude::*;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, stdin};
@@ -14,8 +16,8 @@ use std::time::Duration;
 
 /// Texts that are embedded together: enough for the encoder to sort by length, few enough for a quick Ctrl-C.
 const TEXTS: usize = 256;
-/// Pictures that are decoded and embedded together, and most pixels of them: a bound on memory.
-const PICTURES: usize = 16;
+/// Files that are decoded and embedded together, and most pixels of them: a bound on memory.
+const FILES: usize = 16;
 const PIXELS: u64 = 100_000_000;
 /// Longest line in bytes. A file without lines, or without an end, is no list of texts.
 const LINE: u64 = 1 << 20;
@@ -31,11 +33,11 @@ pub fn read_picture(file: &Path) -> Result<RgbImage> {
     Ok(mils_media::decode_image(file, &DecodeLimits::default())?)
 }
 
-/// An error if a file is known not to be a picture's, without reading it.
+/// An error if there is no such file, without reading it.
 ///
 /// # Errors
 /// If it is not there, is a folder, or no regular file.
-pub fn check_picture(file: &Path) -> Result<()> {
+pub fn check_file(file: &Path) -> Result<()> {
     regular(file)?;
     match std::fs::metadata(file) {
         Ok(meta) if meta.is_file() => Ok(()),
@@ -44,47 +46,76 @@ pub fn check_picture(file: &Path) -> Result<()> {
     }
 }
 
-fn regular(file: &Path) -> Result<()> {
+/// An error for what is neither a file nor a folder.
+///
+/// # Errors
+/// See there.
+pub fn regular(file: &Path) -> Result<()> {
     // Opening a pipe waits for its writer, and a device may have no end.
     if std::fs::metadata(file).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
-        bail!("not a regular file; pictures are not read from pipes and devices, save this one to a file");
+        bail!("not a regular file; nothing is read from pipes and devices but texts, save this one to a file");
     }
     Ok(())
 }
 
-/// A picture that was asked for.
-pub struct Picture {
-    /// Its file.
+/// A file that was asked for.
+pub struct Decoded {
+    /// The file.
     pub file: PathBuf,
-    /// What was in it.
-    pub image: Result<RgbImage>,
+    /// What there is of it for the encoder.
+    pub media: Result<Media>,
 }
 
-/// Pictures in their order, some at a time, decoded side by side.
-pub struct Pictures(std::iter::Peekable<std::vec::IntoIter<PathBuf>>);
+/// Files in their order, some at a time, decoded side by side.
+pub struct Files {
+    files: Box<dyn Iterator<Item = (PathBuf, Result<Modality>)> + Send>,
+    next: Option<(PathBuf, Result<Modality>)>,
+    senses: Senses,
+}
 
-impl Pictures {
-    /// Of these files.
-    pub fn new(files: Vec<PathBuf>) -> Self {
-        Self(files.into_iter().peekable())
+impl Files {
+    /// These files, read for an encoder.
+    pub fn new(files: Vec<PathBuf>, choice: ModalityChoice, senses: Senses) -> Self {
+        let files = files.into_iter().map(move |file| {
+            let modality = choice.of(&file);
+            (file, modality)
+        });
+        Self { files: Box::new(files), next: None, senses }
     }
 }
 
-impl Iterator for Pictures {
-    type Item = Vec<Picture>;
+impl Iterator for Files {
+    type Item = Vec<Decoded>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (mut files, mut pixels) = (Vec::new(), 0);
-        while let Some(file) = self.0.peek().filter(|_| files.len() < PICTURES) {
-            pixels += size(file);
-            if pixels > PIXELS && !files.is_empty() {
+        let (mut together, mut pixels) = (Vec::new(), 0);
+        while together.len() < FILES {
+            let Some((file, modality)) = self.next.take().or_else(|| self.files.next()) else { break };
+            pixels += match modality {
+                Ok(Modality::Image) => size(&file),
+                // Frames of a video, and windows of a sound, have some bounds of their own.
+                Ok(Modality::Video | Modality::Sound) => PIXELS / 4,
+                Err(_) => 0,
+            };
+            if pixels > PIXELS && !together.is_empty() {
+                self.next = Some((file, modality));
                 break;
             }
-            files.extend(self.0.next());
+            together.push((file, modality));
         }
-        let read = |file: PathBuf| Picture { image: read_picture(&file), file };
-        (!files.is_empty()).then(|| files.into_par_iter().map(read).collect())
+        let senses = self.senses;
+        let read = |(file, modality): (PathBuf, Result<Modality>)| Decoded {
+            media: modality.and_then(|modality| senses.read(&file, modality)),
+            file,
+        };
+        (!together.is_empty()).then(|| together.into_par_iter().map(read).collect())
     }
+}
+
+/// What most of the files that are asked for are likely to be: what the first is, or images.
+pub fn leading(choice: ModalityChoice, files: &[PathBuf]) -> Modality {
+    let first = || files.first().and_then(|file| choice.of(file).ok());
+    choice.given().or_else(first).unwrap_or(Modality::Image)
 }
 
 /// Pixels of a picture by its header; 0 where it cannot be read, as will be said when it is decoded.
@@ -254,15 +285,20 @@ mod tests {
     #[test]
     fn pictures_come_in_order_and_not_all_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let files: Vec<PathBuf> = (0..PICTURES + 3).map(|i| dir.path().join(format!("{i}.png"))).collect();
+        let files: Vec<PathBuf> = (0..FILES + 3).map(|i| dir.path().join(format!("{i}.png"))).collect();
         for (i, file) in files.iter().enumerate().filter(|(i, _)| i % 4 != 1) {
             RgbImage::new(i as u32 + 1, 1).save(file).unwrap();
         }
-        let all: Vec<Vec<Picture>> = Pictures::new(files.clone()).collect();
-        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [PICTURES, 3]);
-        for (i, picture) in all.into_iter().flatten().enumerate() {
-            assert_eq!(picture.file, files[i]);
-            assert_eq!(picture.image.ok().map(|p| p.width()), (i % 4 != 1).then_some(i as u32 + 1));
+        let senses = Senses::Pictures { frames: 8, sampling: mils_media::video::Sampling::Centres };
+        let all: Vec<Vec<Decoded>> = Files::new(files.clone(), ModalityChoice::Auto, senses).collect();
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [FILES, 3]);
+        for (i, read) in all.into_iter().flatten().enumerate() {
+            assert_eq!(read.file, files[i]);
+            let width = match read.media {
+                Ok(Media::Image(image)) => Some(image.width()),
+                _ => None,
+            };
+            assert_eq!(width, (i % 4 != 1).then_some(i as u32 + 1));
         }
     }
 

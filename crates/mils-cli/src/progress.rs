@@ -10,6 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Shows how far a command is, on a terminal and after a while.
 pub struct Progress {
     bar: ProgressBar,
+    quiet: bool,
     /// Of what is counted, where it is known.
     total: Option<u64>,
     done: u64,
@@ -34,7 +35,7 @@ impl Progress {
                 }
             });
         }
-        Self { bar, total, done: 0, began: None }
+        Self { bar, quiet, total, done: 0, began: None }
     }
 
     /// What is being done.
@@ -61,6 +62,13 @@ impl Progress {
     /// Says that something failed, above the line.
     pub fn tell(&self, text: &str) {
         self.bar.suspend(|| tell(text));
+    }
+
+    /// Says what is good to know, above the line.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            self.tell(text);
+        }
     }
 
     /// Does something that prints, with the line out of the way.

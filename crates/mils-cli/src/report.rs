@@ -1,14 +1,12 @@
 //! The report: one HTML file that tells what a run did. No scripts, nothing loaded from elsewhere.
 
 use crate::caption::StepView;
+use crate::flight::Flown;
 use crate::output::{self, Replacement};
-use crate::session::{Facts, Run};
+use crate::scorers::Mode;
+use crate::session::Facts;
+use crate::thumbnail::Thumbnail;
 use anyhow::{Context, Result};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use image::imageops::FilterType;
-use mils_media::RgbImage;
-use mils_optim::relative_labels;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
@@ -16,8 +14,6 @@ use std::io::Write;
 use std::path::Path;
 
 const TEMPLATE: &str = include_str!("../templates/report.html");
-/// Longer side of the embedded picture.
-const THUMBNAIL: u32 = 480;
 /// Rows shown of each step's table.
 const ROWS: usize = 12;
 /// The chart's size in SVG units, and its margins.
@@ -29,15 +25,18 @@ const TOP: f32 = 12.0;
 /// A report being collected.
 #[derive(Default)]
 pub struct Report {
-    /// One part a picture.
+    /// One part a file.
     pub files: Vec<FileReport>,
 }
 
-/// All that the report tells of one picture.
+/// All that the report tells of one file.
 #[derive(Serialize)]
 pub struct FileReport {
     name: String,
-    picture: String,
+    modality: &'static str,
+    scorer: String,
+    settings: String,
+    thumbnail: Thumbnail,
     caption: String,
     score: String,
     started_with: String,
@@ -84,7 +83,8 @@ impl FileReport {
     ///
     /// # Errors
     /// If the thumbnail cannot be encoded.
-    pub fn new(name: &str, image: &RgbImage, run: &Run, steps: &[StepView], facts: &Facts) -> Result<Self> {
+    pub fn new(name: &str, Flown { media, mode, run }: &Flown, steps: &[StepView]) -> Result<Self> {
+        let config = &mode.config;
         let outcome = &run.outcome;
         let first = outcome.steps.first().map(|r| r.best.clone()).unwrap_or_else(|| outcome.best.clone());
         let counts = &outcome.counts;
@@ -102,7 +102,13 @@ impl FileReport {
         ];
         Ok(Self {
             name: name.to_owned(),
-            picture: data_uri(image)?,
+            modality: mode.modality.name(),
+            scorer: mode.scorer.clone(),
+            settings: format!(
+                "keep {}, propose {}, at most {} steps, seed {}",
+                config.keep, config.propose, config.steps, config.seed
+            ),
+            thumbnail: Thumbnail::new(media)?,
             caption: outcome.best.text.clone(),
             score: format!("{:.4}", outcome.best.score),
             started_with: first.text,
@@ -114,21 +120,21 @@ impl FileReport {
             }
             .to_owned(),
             chart: Chart::new(steps),
-            steps: steps.iter().map(|s| StepRows::new(s, facts)).collect(),
+            steps: steps.iter().map(|s| StepRows::new(s, mode)).collect(),
             facts: rows,
         })
     }
 }
 
 impl StepRows {
-    fn new(step: &StepView, facts: &Facts) -> Self {
+    fn new(step: &StepView, mode: &Mode) -> Self {
         let record = &step.record;
         let title =
             if record.step == 0 { "Start: the initial set".to_owned() } else { format!("Step {}", record.step) };
         let note = format!("{} scored, {} kept, {} unusable or known", record.scored, record.entered, record.unusable);
         let scores: Vec<f32> = step.pool.iter().map(|c| c.score).collect();
-        let scale = facts.config.label_scale;
-        let rows = step.pool.iter().zip(relative_labels(&scores, scale)).take(ROWS);
+        let scale = mode.config.label_scale;
+        let rows = step.pool.iter().zip(mode.labels(&scores)).take(ROWS);
         let rows = rows.map(|(c, label)| Row {
             score: format!("{:.4}", c.score),
             bar: (u64::from(label) * 100 / u64::from(scale.max(1))) as u32,
@@ -174,24 +180,6 @@ impl Chart {
     }
 }
 
-fn data_uri(image: &RgbImage) -> Result<String> {
-    let (w, h) = image.dimensions();
-    let longest = w.max(h);
-    let small;
-    let shown = if longest > THUMBNAIL {
-        let scale = |side: u32| (u64::from(side) * u64::from(THUMBNAIL) / u64::from(longest)).max(1) as u32;
-        small = image::imageops::resize(image, scale(w), scale(h), FilterType::Triangle);
-        &small
-    } else {
-        image
-    };
-    let mut bytes = Vec::new();
-    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 88)
-        .encode_image(shown)
-        .context("cannot encode the report's picture")?;
-    Ok(format!("data:image/jpeg;base64,{}", STANDARD.encode(bytes)))
-}
-
 impl Report {
     /// Writes the file, whole or not at all.
     ///
@@ -204,7 +192,6 @@ impl Report {
         let html = environment.get_template("report")?.render(context! {
             files => Value::from(Serde(&self.files)),
             names => Value::from(Serde(&facts.names)),
-            settings => Value::from(Serde(&facts.config)),
             temperature => facts.temperature,
             version => env!("CARGO_PKG_VERSION"),
         })?;

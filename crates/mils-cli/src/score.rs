@@ -1,16 +1,16 @@
-//! `mils score`: how well texts describe pictures.
+//! `mils score`: how well texts describe pictures, videos and sounds.
 //!
-//! Texts are embedded once, some at a time, and forgotten: of each picture only its cosines are kept, since a softmax
+//! Texts are embedded once, some at a time, and forgotten: of each file only its cosines are kept, since a softmax
 //! wants all of them, and of its best texts the words.
 
 use crate::args::{ScoreArgs, ScoreFormat};
-use crate::inputs::{Ahead, Pictures, Texts};
+use crate::inputs::{Ahead, Files, Texts, leading};
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::show::one_line;
 use anyhow::{Context, Result, bail};
-use mils_encoder::{Calibration, DualEncoder, Embeddings};
+use mils_encoder::{Calibration, Embeddings};
 use serde::Serialize;
 use serde_json::json;
 use std::cmp::Reverse;
@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Runs the command.
 ///
 /// # Errors
-/// If the model cannot be loaded, a text not be read or embedded, or the result not be printed. Pictures that fail
+/// If the model cannot be loaded, a text not be read or embedded, or the result not be printed. Files that fail
 /// are said on stderr and in the exit code.
 pub fn run(args: &ScoreArgs) -> Result<ExitCode> {
     let cancel = on_ctrl_c()?;
@@ -40,22 +40,23 @@ pub fn run(args: &ScoreArgs) -> Result<ExitCode> {
 /// Whether all went well; `None` if it was interrupted.
 fn score(args: &ScoreArgs, cancel: &AtomicBool, progress: &mut Progress) -> Result<Option<bool>> {
     let texts = Texts::open(&args.texts)?;
-    let mut pictures = Ahead::of(Pictures::new(args.files.clone()));
-    let Some(mut model) = Model::open(&args.model, progress, cancel)? else { return Ok(None) };
+    let modality = leading(args.modality, &args.files);
+    let Some(mut model) = Model::open(&args.model, modality, progress, cancel)? else { return Ok(None) };
+    let mut files = Ahead::of(Files::new(args.files.clone(), args.modality, model.senses()));
     let mut scored = Vec::new();
-    while let Some(batch) = pictures.next(cancel)? {
-        let (files, images): (Vec<_>, Vec<_>) = batch.into_iter().map(|p| (p.file, p.image)).unzip();
-        for (file, row) in files.iter().zip(model.pictures(images)?) {
+    while let Some(batch) = files.next(cancel)? {
+        let (names, media): (Vec<_>, Vec<_>) = batch.into_iter().map(|read| (read.file, read.media)).unzip();
+        for (file, row) in names.iter().zip(model.media(media)?) {
             let most = args.top.map_or(usize::MAX, |n| n as usize);
             if let Err(error) = &row {
                 progress.tell(&format!("mils: {}: {}", file.display(), one_line(error)));
             }
             scored.push(Scored::new(file.display().to_string(), row, most, model.encoder.dim())?);
         }
-        progress.say(&format!("{} of {} pictures embedded", scored.len(), args.files.len()));
+        progress.say(&format!("{} of {} files embedded", scored.len(), args.files.len()));
     }
     let read = scored.iter().filter(|s| s.row.is_ok()).count();
-    // Texts have nothing to be compared with where no picture could be read.
+    // Texts have nothing to be compared with where no file could be read.
     let seen = if read > 0 { compare(texts, &mut model, &mut scored, cancel, progress)? } else { 0 };
     if cancel.load(Ordering::SeqCst) {
         return Ok(None);
@@ -68,7 +69,7 @@ fn score(args: &ScoreArgs, cancel: &AtomicBool, progress: &mut Progress) -> Resu
     Ok(Some(read == args.files.len()))
 }
 
-/// Compares every text with every picture; gives the number of texts.
+/// Compares every text with every file; gives the number of texts.
 fn compare(
     texts: Texts,
     model: &mut Model,
@@ -83,7 +84,7 @@ fn compare(
         let batch = batch?;
         let rows = model.encoder.embed_texts(&batch)?;
         for (i, text) in batch.iter().enumerate() {
-            // Shared by the pictures that keep it.
+            // Shared by the files that keep it.
             let mut shared: Option<Arc<str>> = None;
             for one in &mut *scored {
                 one.add(&rows, i, seen + i, &mut || shared.get_or_insert_with(|| Arc::from(&text[..])).clone());
@@ -95,7 +96,7 @@ fn compare(
     Ok(seen)
 }
 
-/// A picture and what is known of texts with it.
+/// A file and what is known of texts with it.
 struct Scored {
     file: String,
     /// Its embedding, or why there is none.
@@ -115,8 +116,8 @@ impl Scored {
     }
 
     fn add(&mut self, rows: &Embeddings, row: usize, index: usize, text: &mut dyn FnMut() -> Arc<str>) {
-        let Ok(image) = &self.row else { return };
-        let cosine = image.dot(0, rows, row);
+        let Ok(own) = &self.row else { return };
+        let cosine = own.dot(0, rows, row);
         self.cosines.push(cosine);
         self.best.offer(cosine, index, text);
     }
@@ -173,7 +174,7 @@ impl Best {
     }
 }
 
-/// A text with one picture.
+/// A text with one file.
 #[derive(Serialize)]
 struct ScoredText {
     #[serde(serialize_with = "as_str")]
@@ -188,7 +189,7 @@ fn as_str<S: serde::Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::E
     serializer.serialize_str(text)
 }
 
-/// Prints pictures in their order.
+/// Prints files in their order.
 fn print(args: &ScoreArgs, model: &Model, scored: Vec<Scored>, seen: usize) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let many = scored.len() > 1;

@@ -1,16 +1,15 @@
-//! The models of a pack, loaded once, and the run of the loop on a picture.
+//! The models of a pack, loaded once, and the run of the loop on a picture, a video or a sound.
 
-use crate::backend::{BackendChoice, MathChoice, Opened, generator_placement, open_backend};
+use crate::backend::{BackendChoice, MathChoice, generator_placement};
 use crate::flight::{self, Lane, Runway};
+use crate::media::Media;
+use crate::scorers::{Mode, Scorers, config};
 use anyhow::{Context, Result, bail};
-use mils_encoder::{DualEncoder, Embeddings, Encoder, ModelFiles, Precision};
+use mils_encoder::Precision;
 use mils_llm::{DeviceKind, LlamaGenerator, LlamaOptions, MOST_PROMPTS, MOST_SEQUENCES, Meter, Placement};
-use mils_media::RgbImage;
-use mils_models::{GeneratorFiles, LoopSettings, Pack};
+use mils_models::{GeneratorFiles, Modality, Pack};
 use mils_optim::prompt::PromptTemplate;
-use mils_optim::{
-    BoxError, Config, Event, Feedback, Generator, InitialSet, Outcome, Proposals, Request, relative_labels,
-};
+use mils_optim::{BoxError, Config, Event, Feedback, Generator, Outcome, Proposals, Request, relative_labels};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -36,9 +35,11 @@ pub struct Options {
     pub precision: Precision,
     /// How the encoder computes.
     pub math: MathChoice,
-    /// Pictures that will be captioned, as far as that is known.
-    pub pictures: usize,
-    /// Runs that go on side by side, at most; `None` is what suits the devices. Never more than there are pictures.
+    /// What is loaded at once; the other encoders when something for them comes. `None` is what the pack has first.
+    pub first: Option<Modality>,
+    /// Files that will be captioned, as far as that is known.
+    pub files: usize,
+    /// Runs that go on side by side, at most; `None` is what suits the devices. Never more than there are files.
     pub in_flight: Option<usize>,
     /// Answers written side by side; `None` is the pack's, or what suits the model and the machine.
     pub sequences: Option<usize>,
@@ -54,11 +55,9 @@ pub type Between<'a> = dyn FnMut(&mut dyn Generator, &Request<'_>) -> Result<Pro
 pub struct ModelNames {
     /// The pack.
     pub pack: String,
-    /// The encoder.
-    pub scorer: String,
     /// The language model.
     pub generator: String,
-    /// Where the encoder ran.
+    /// Where the encoders ran.
     pub backend: String,
     /// Where the language model ran, for people.
     pub generator_on: String,
@@ -67,19 +66,19 @@ pub struct ModelNames {
 /// Wall-clock seconds by phase.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Seconds {
-    /// Loading the models and embedding the initial set; once a session.
+    /// Loading the first models and embedding the initial set; once a session.
     pub load: f64,
-    /// Embedding the picture.
-    pub image: f64,
+    /// Reading what is described, and embedding it.
+    pub input: f64,
     /// Language model.
     pub generate: f64,
     /// Embedding and comparing texts.
     pub score: f64,
-    /// From the picture to the caption.
+    /// From the file to the caption.
     pub total: f64,
 }
 
-/// The share of a stretch of wall time, 0 to 1, in which each model was at work, for whichever picture. Together they
+/// The share of a stretch of wall time, 0 to 1, in which each model was at work, for whichever file. Together they
 /// are more than 1 where they worked at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Utilisation {
@@ -96,7 +95,7 @@ pub struct Run {
     pub outcome: Outcome,
     /// Times. Of a run among others they hold what it waited for: the models work for the others meanwhile.
     pub seconds: Seconds,
-    /// How busy the models were from its picture to its caption.
+    /// How busy the models were from its file to its caption.
     pub utilisation: Utilisation,
 }
 
@@ -123,13 +122,11 @@ pub struct Sampling {
     pub context: u32,
 }
 
-/// What there is to tell of a session's runs, apart from its models.
+/// What there is to tell of all of a session's runs.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// See [`Session::names`].
     pub names: ModelNames,
-    /// See [`Session::config`].
-    pub config: Config,
     /// See [`Session::temperature`].
     pub temperature: f32,
     /// See [`Session::sampling`].
@@ -142,91 +139,70 @@ pub struct Facts {
 pub struct Session {
     /// Names for reports.
     pub names: ModelNames,
-    /// The settings in force.
-    pub config: Config,
     /// The temperature in force.
     pub temperature: f32,
     /// The rest of the sampling, for whoever wants to repeat a run.
     pub sampling: Sampling,
-    encoder: Encoder,
+    scorers: Scorers,
     /// One for each run that may be in flight.
     generators: Vec<LlamaGenerator>,
-    initial: InitialSet,
-    /// Embeddings of the initial set, in its order.
-    initial_rows: Embeddings,
     load_seconds: f64,
-    /// Times the encoder.
+    /// Times the encoders.
     meter: Meter,
 }
 
 impl Session {
-    /// Loads everything that a pack names. `say` is told what is going on.
+    /// Loads the generator and the first encoder that a pack names. `say` is told what is going on.
     ///
     /// # Errors
     /// If a file is missing or damaged, a device cannot be had, or the loading was cancelled.
     pub fn open(pack: Pack, options: &Options, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<Self> {
         let begin = Instant::now();
         let placement = generator_placement(backend);
-        let Opened { backend, name: backend_name, chosen, on_cpu } = open_backend(backend, options.math)?;
-        say(&format!("encoder on {chosen}"));
-        let initial = InitialSet::new(pack.initial_texts()?);
-        let mut config = config(&pack.settings, options);
+        let tasks = pack.tasks();
+        let first = match options.first.or(tasks.first().map(|task| task.modality)) {
+            Some(first) => pack.task(first)?.modality,
+            None => bail!("pack `{}` describes nothing", pack.name),
+        };
+        let (mut scorers, place) = Scorers::open(pack.clone(), options, backend, say)?;
         let temperature = options.temperature.unwrap_or(pack.settings.temperature);
         // Checked first: it is quick, and a damaged file should not cost the loading of a large language model.
-        let files = ModelFiles::open_with(&pack.scorer_path(), options.precision)?;
+        let (task, files) = scorers.files(first)?;
         say("loading the language model");
-        let overlap = Overlap::of(on_cpu, generator_on_cpu(placement)?);
-        config.score_ahead = overlap.score_ahead;
+        let overlap = Overlap::of(place.on_cpu, generator_on_cpu(placement)?);
+        scorers.score_ahead(overlap.score_ahead);
         let in_flight = options.in_flight.unwrap_or(overlap.in_flight);
-        let in_flight = in_flight.clamp(1, options.pictures.clamp(1, MOST_PROMPTS));
-        let generator = open_generator(&pack, temperature, in_flight, placement, options, config.propose)?;
+        let in_flight = in_flight.clamp(1, options.files.clamp(1, MOST_PROMPTS));
+        let most = tasks.iter().map(|task| config(&task.settings, options).propose).max().unwrap_or(1);
+        let generator = open_generator(&pack, temperature, in_flight, placement, options, most)?;
         let sampling = Sampling {
             top_p: pack.settings.top_p,
             sequences: generator.info().sequences,
             lines: pack.generator.lines,
             context: pack.generator.context,
         };
-        let unless_cancelled = || if options.cancel.load(Ordering::SeqCst) { bail!("cancelled") } else { Ok(()) };
-        unless_cancelled()?;
-        say("loading the encoder");
-        let mut encoder = files.load(&*backend)?;
-        unless_cancelled()?;
-        say(&format!("embedding {} initial texts", initial.texts().len()));
-        let initial_rows = encoder.embed_texts(initial.texts())?;
+        if options.cancel.load(Ordering::SeqCst) {
+            bail!("cancelled");
+        }
+        scorers.load(&task, files, say)?;
         let names = ModelNames {
-            scorer: format!("{}/{}", pack.name, encoder.name()),
             generator: generator.info().name.clone(),
-            backend: backend_name,
+            backend: place.name,
             generator_on: generator.info().device.clone(),
             pack: pack.name,
         };
         let generators = (1..in_flight).map(|_| generator.another()).collect::<Vec<_>>();
         let generators = std::iter::once(generator).chain(generators).collect();
         let load_seconds = begin.elapsed().as_secs_f64();
-        Ok(Self {
-            names,
-            config,
-            temperature,
-            sampling,
-            encoder,
-            generators,
-            initial,
-            initial_rows,
-            load_seconds,
-            meter: Meter::new(),
-        })
+        Ok(Self { names, temperature, sampling, scorers, generators, load_seconds, meter: Meter::new() })
     }
 
-    /// Runs the loop on a picture with the pack's language model.
+    /// Runs the loop with the pack's language model.
     ///
     /// # Errors
-    /// If a model fails, or says nothing usable.
-    pub fn caption(
-        &mut self,
-        image: &RgbImage,
-        observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
-    ) -> Result<Run> {
-        self.run(image, None, observer)
+    /// If the pack has nothing for it, a model fails, or says nothing usable.
+    pub fn caption(&mut self, media: &Media, observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>) -> Result<Run> {
+        self.run(media, None, observer)
     }
 
     /// As [`Session::caption`], with `between` standing between the loop and the language model: for ablations.
@@ -235,31 +211,33 @@ impl Session {
     /// As [`Session::caption`], and whatever `between` fails with.
     pub fn run(
         &mut self,
-        image: &RgbImage,
+        media: &Media,
         between: Option<&mut Between<'_>>,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
     ) -> Result<Run> {
-        let (encoder, generators, lane) = self.parts();
+        let mode = self.mode(media.modality())?;
+        let (scorers, generators, lane) = self.parts();
+        let encoder = scorers.encoder(&mode);
         let begin = lane.begin();
-        let image = lane.meter.time(|| encoder.embed_images(std::slice::from_ref(image)))?;
+        let row = lane.meter.time(|| media.embed(encoder))?;
         let mut embed = |texts: &[String]| Ok(lane.meter.time(|| encoder.embed_texts(texts))?);
         // A session has at least one.
         let generator = generators.first_mut().context("a session without a generator")?;
-        lane.run(begin, generator, between, image, &mut embed, observer)
+        generator.set_template(Arc::clone(&mode.template));
+        lane.run(&mode, begin, generator, between, row, &mut embed, observer)
     }
 
-    /// Captions pictures, [`Session::in_flight`] at a time: while one is scored, others are written for. See
-    /// [`Runway`] for what it is told and asked.
+    /// Captions files, [`Session::in_flight`] at a time: while one is scored, others are written for. See [`Runway`]
+    /// for what it is told and asked.
     pub fn caption_all(&mut self, runway: &Runway<'_>, done: &mut flight::Done<'_>) -> Utilisation {
-        let (encoder, generators, lane) = self.parts();
-        flight::fly(encoder, generators, &lane, runway, done)
+        let (scorers, generators, lane) = self.parts();
+        flight::fly(scorers, generators, &lane, runway, done)
     }
 
     /// What there is to tell of runs, also while they go on.
     pub fn facts(&self) -> Facts {
-        let (names, config) = (self.names.clone(), self.config.clone());
         let (temperature, sampling, in_flight) = (self.temperature, self.sampling, self.in_flight());
-        Facts { names, config, temperature, sampling, in_flight }
+        Facts { names: self.names.clone(), temperature, sampling, in_flight }
     }
 
     /// Runs that can be in flight.
@@ -267,52 +245,46 @@ impl Session {
         self.generators.len()
     }
 
-    /// What changes in a run, and what all share.
-    fn parts(&mut self) -> (&mut Encoder, &mut [LlamaGenerator], Lane<'_>) {
-        let lane = Lane {
-            config: &self.config,
-            initial: &self.initial,
-            rows: &self.initial_rows,
-            load_seconds: self.load_seconds,
-            meter: &self.meter,
-            stop: None,
-        };
-        (&mut self.encoder, &mut self.generators, lane)
-    }
-
-    /// Scores of texts with a picture: cosine of their embeddings, -1 to 1.
+    /// How things of a modality are described; its encoder is loaded if it is not there yet.
     ///
     /// # Errors
-    /// If the encoder fails.
-    pub fn score(&mut self, image: &RgbImage, texts: &[String]) -> Result<Vec<f32>> {
-        let image = self.encoder.embed_images(std::slice::from_ref(image))?;
-        let rows = self.encoder.embed_texts(texts)?;
-        Ok((0..texts.len()).map(|i| image.dot(0, &rows, i)).collect())
+    /// If the pack has nothing for it, or it cannot be loaded.
+    pub fn mode(&mut self, modality: Modality) -> Result<Arc<Mode>> {
+        self.scorers.mode(modality, &mut |_| {})
     }
 
-    /// The texts that a run starts from.
-    pub fn initial(&self) -> &[String] {
-        self.initial.texts()
+    /// The settings in force for a modality, to be changed; its encoder is loaded if it is not there yet.
+    ///
+    /// # Errors
+    /// As [`Session::mode`].
+    pub fn config(&mut self, modality: Modality) -> Result<&mut Config> {
+        self.mode(modality)?;
+        let mode = self.scorers.mode_mut(modality).context("a mode that was opened is gone")?;
+        Ok(&mut mode.config)
     }
 
-    /// Labels for showing scores to people, as the language model sees them.
-    pub fn labels(&self, scores: &[f32]) -> Vec<u32> {
-        relative_labels(scores, self.config.label_scale)
+    /// What changes in a run, and what all share.
+    fn parts(&mut self) -> (&mut Scorers, &mut [LlamaGenerator], Lane<'_>) {
+        let lane = Lane { load_seconds: self.load_seconds, meter: &self.meter, stop: None };
+        (&mut self.scorers, &mut self.generators, lane)
+    }
+
+    /// Scores of texts: cosine of their embeddings with that of what they describe, -1 to 1.
+    ///
+    /// # Errors
+    /// If the pack has nothing for it, or the encoder fails.
+    pub fn score(&mut self, media: &Media, texts: &[String]) -> Result<Vec<f32>> {
+        let mode = self.mode(media.modality())?;
+        let encoder = self.scorers.encoder(&mode);
+        let row = media.embed(encoder)?;
+        Ok(row.dots(0, &encoder.embed_texts(texts)?))
     }
 }
 
-/// The pack's settings with what the command line says over them.
-fn config(settings: &LoopSettings, options: &Options) -> Config {
-    Config {
-        steps: options.steps.unwrap_or(settings.steps),
-        keep: options.keep.unwrap_or(settings.keep),
-        propose: options.propose.unwrap_or(settings.propose),
-        asks: settings.asks,
-        seed: options.seed,
-        label_scale: settings.label_scale,
-        patience: (settings.patience > 0).then_some(settings.patience),
-        feedback: options.feedback,
-        score_ahead: 0,
+impl Mode {
+    /// Labels for showing scores to people, as the language model sees them.
+    pub fn labels(&self, scores: &[f32]) -> Vec<u32> {
+        relative_labels(scores, self.config.label_scale)
     }
 }
 

@@ -39,8 +39,7 @@ pub struct Display {
     quiet: bool,
     verbose: bool,
     terminal: bool,
-    /// Steps of a file, files in all, and files at a time.
-    steps: usize,
+    /// Files in all, and at a time.
     files: usize,
     in_flight: usize,
     files_now: Mutex<Files>,
@@ -65,12 +64,12 @@ impl Display {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(120));
-        Self { bar, quiet, verbose, terminal, steps: 0, files: 1, in_flight: 1, files_now: Mutex::default() }
+        Self { bar, quiet, verbose, terminal, files: 1, in_flight: 1, files_now: Mutex::default() }
     }
 
     /// What is to come.
-    pub fn expect(&mut self, files: usize, in_flight: usize, steps: usize) {
-        (self.files, self.in_flight, self.steps) = (files, in_flight, steps);
+    pub fn expect(&mut self, files: usize, in_flight: usize) {
+        (self.files, self.in_flight) = (files, in_flight);
     }
 
     /// Whether score tables are shown: those of several files come mixed, which not everybody wants to see.
@@ -112,15 +111,15 @@ impl Display {
         });
     }
 
-    /// Shows an event of a file's loop.
-    pub fn event(&self, number: usize, event: &Event<'_>) {
+    /// Shows an event of a file's loop of so many steps.
+    pub fn event(&self, number: usize, steps: usize, event: &Event<'_>) {
         let status = match event {
             Event::Proposing { step, pool } => {
                 let best = pool.last().map(|c| c.score).unwrap_or_default();
-                format!("step {step}/{} · best {best:.4} · the language model writes", self.steps)
+                format!("step {step}/{steps} · best {best:.4} · the language model writes")
             }
             Event::Proposed { step, fresh, .. } => {
-                format!("step {step}/{} · scoring {fresh} new captions", self.steps)
+                format!("step {step}/{steps} · scoring {fresh} new captions")
             }
             Event::StepFinished { record, pool } if self.table() => {
                 let name = if self.in_flight > 1 { self.name(number) } else { String::new() };

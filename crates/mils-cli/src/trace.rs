@@ -1,11 +1,13 @@
 //! The trace: one JSON object a line, written as the run goes.
 //!
-//! Records have a `type`: `run` (settings and models), `file`, `scored` (a text with its score and the step that
-//! brought it), `unusable` (what was said and why it was not scored), `step` (summary), `end`, `failed`, `total` (how
-//! busy the models were). All but the first and the last have the `file` that they are of: those of several files come
-//! mixed. A run's `scored` and `unusable` records add up to the counts in its `end`, also when it was interrupted.
+//! Records have a `type`: `run` (the language model and its sampling), `scorer` (the encoder and the settings for a
+//! modality, when it first comes up), `file`, `scored` (a text with its score and the step that brought it), `unusable`
+//! (what was said and why it was not scored), `step` (summary), `end`, `failed`, `total` (how busy the models were). All
+//! but `run`, `scorer` and `total` have the `file` that they are of: those of several files come mixed. A run's `scored` and `unusable` records add up to the counts in its `end`, also when it was interrupted.
 
-use crate::session::{ModelNames, Run, Session, Utilisation, decimal};
+use crate::flight::Flown;
+use crate::scorers::Mode;
+use crate::session::{ModelNames, Session, Utilisation, decimal};
 use anyhow::{Context, Result};
 use mils_optim::Event;
 use serde_json::{Value, json};
@@ -41,10 +43,10 @@ impl Trace {
         if file.metadata().is_ok_and(|m| m.is_file()) {
             file.set_len(0).with_context(|| format!("cannot write the trace {}", self.path.display()))?;
         }
-        let ModelNames { pack, scorer, generator, backend, generator_on } = &session.names;
+        let ModelNames { pack, generator, backend, generator_on } = &session.names;
         self.write(&json!({
-            "type": "run", "version": env!("CARGO_PKG_VERSION"), "pack": pack, "scorer": scorer,
-            "generator": generator, "backend": backend, "generator_on": generator_on, "settings": session.config,
+            "type": "run", "version": env!("CARGO_PKG_VERSION"), "pack": pack,
+            "generator": generator, "backend": backend, "generator_on": generator_on,
             "temperature": decimal(session.temperature), "sampling": session.sampling,
             "in_flight": session.in_flight(),
         }))
@@ -58,6 +60,17 @@ impl Trace {
     fn flush(&mut self) -> Result<()> {
         let place = || format!("cannot write the trace {}", self.path.display());
         self.out.flush().with_context(place)
+    }
+
+    /// Things of a modality can be described.
+    ///
+    /// # Errors
+    /// If the trace cannot be written.
+    pub fn scorer(&mut self, mode: &Mode) -> Result<()> {
+        self.write(&json!({
+            "type": "scorer", "modality": mode.modality, "scorer": mode.scorer, "initial_texts": mode.initial().len(),
+            "settings": mode.config,
+        }))
     }
 
     /// A file begins.
@@ -103,10 +116,10 @@ impl Trace {
     ///
     /// # Errors
     /// If the trace cannot be written.
-    pub fn end(&mut self, file: &str, run: &Run) -> Result<()> {
+    pub fn end(&mut self, file: &str, Flown { mode, run, .. }: &Flown) -> Result<()> {
         let outcome = &run.outcome;
         self.write(&json!({
-            "type": "end", "file": file, "caption": outcome.best.text, "score": outcome.best.score,
+            "type": "end", "file": file, "modality": mode.modality, "caption": outcome.best.text, "score": outcome.best.score,
             "stopped_by": outcome.stopped_by, "counts": outcome.counts, "seconds": run.seconds,
             "utilisation": run.utilisation,
         }))?;

@@ -4,31 +4,11 @@
 mod common;
 
 use assert_cmd::Command;
-use common::{demo, fails, mils, run, samples};
+use common::{demo, fails, mils, pack, run, samples};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
-
-/// A copy of the demo pack that can be damaged.
-fn pack() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let from = demo().join("pack");
-    fs::create_dir(dir.path().join("clip")).unwrap();
-    for file in [
-        "generator.gguf",
-        "initial.txt",
-        "clip/config.json",
-        "clip/preprocessor_config.json",
-        "clip/tokenizer.json",
-        "clip/model.safetensors",
-    ] {
-        fs::copy(from.join(file), dir.path().join(file)).unwrap();
-    }
-    let definition = fs::read_to_string(demo().join("../packs/demo.toml")).unwrap();
-    fs::write(dir.path().join("pack.toml"), definition.replace("../demo/pack", ".")).unwrap();
-    dir
-}
 
 fn caption(file: &Path) -> Command {
     let mut command = mils();
@@ -85,7 +65,7 @@ fn json_trace_and_report_tell_the_same_run() {
         for key in ["scored", "cache_hits", "unusable", "prompt_tokens", "reused_tokens", "generated_tokens"] {
             assert!(result["counts"][key].is_u64(), "{key}");
         }
-        for key in ["load", "image", "generate", "score", "total"] {
+        for key in ["load", "input", "generate", "score", "total"] {
             assert!(result["seconds"][key].as_f64().unwrap() >= 0.0, "{key}");
         }
         assert!(result["counts"]["reused_tokens"].as_u64().unwrap() > 0, "the prompt's prefix is kept");
@@ -116,7 +96,7 @@ fn a_bad_file_does_not_stop_the_others() {
     let mut command = caption(&bad);
     let (code, stdout, stderr) = run(command.arg(&samples()[0]).args(["--steps", "1"]));
     assert_eq!((code, stdout.lines().count()), (1, 1), "{stderr}");
-    assert!(stdout.contains('\t') && stderr.contains("bad.png: not an image"));
+    assert!(stdout.contains('\t') && stderr.contains("bad.png: not a picture"));
 }
 
 #[test]
@@ -141,7 +121,7 @@ fn json_has_a_line_for_every_file_and_a_picture_given_twice_is_the_same_twice() 
     // Alone, too.
     let (code, stdout, _) = run(caption(&bad).args(["--format", "json"]));
     let line: Value = serde_json::from_str(&stdout).unwrap();
-    assert!(code == 1 && line["error"].as_str().unwrap().contains("not an image"));
+    assert!(code == 1 && line["error"].as_str().unwrap().contains("not a picture"));
 }
 
 #[test]
@@ -158,7 +138,7 @@ fn files_in_flight_are_captioned_as_alone_and_printed_in_their_order() {
         command.args(["--in-flight", in_flight, "--trace"]).arg(&trace).args(&files);
         let (code, stdout, stderr) = run(&mut command);
         assert_eq!(code, 1, "{stderr}");
-        assert!(stderr.lines().count() == 1 && stderr.contains("bad.png: not an image"), "{stderr}");
+        assert!(stderr.lines().count() == 1 && stderr.contains("bad.png: not a picture"), "{stderr}");
         stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
     };
     let (alone, together) = (all("1"), all("4"));

@@ -167,7 +167,7 @@ fn a_picture_that_cannot_be_read_has_a_line_in_json_and_ends_the_rest() {
     assert_eq!((code, fs::read_to_string(&out).unwrap()), (1, stdout), "{stderr}");
 
     fs::write(&out, "old").unwrap();
-    for (format, second, says) in [("npy", &bad, "not an image"), ("safetensors", &missing, "no such file")] {
+    for (format, second, says) in [("npy", &bad, "not a picture"), ("safetensors", &missing, "no such file")] {
         let name = second.display().to_string();
         fails(&mut command(format, second), 1, &[&name, says]);
         fails(command(format, second).arg("-o").arg(&out), 1, &[&name, says]);

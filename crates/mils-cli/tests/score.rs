@@ -126,7 +126,7 @@ fn a_picture_that_cannot_be_read_does_not_stop_the_others() {
     let sample = &samples()[0];
     let (code, lines) = json(with_texts().args([sample, &bad, sample]));
     assert_eq!((code, lines.len()), (1, 3));
-    assert!(lines[1]["file"] == bad.to_str().unwrap() && lines[1]["error"].as_str().unwrap().contains("not an image"));
+    assert!(lines[1]["file"] == bad.to_str().unwrap() && lines[1]["error"].as_str().unwrap().contains("not a picture"));
     assert_eq!(lines[0], lines[2]);
     fails(with_texts().arg(&bad), 1, &["bad.png", "not an image"]);
     let (code, stdout, stderr) = run(with_texts().args([&bad, sample]));

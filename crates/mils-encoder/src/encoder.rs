@@ -9,6 +9,7 @@ use crate::programs::Programs;
 use crate::tokenizer::{TextTokenizer, Tokens};
 use crate::{texts, video};
 use mils_graph::{Graph, GraphError, HostTensor, TensorError, WeightSet};
+use mils_media::video::Sampling;
 use mils_media::{Pixels, Preprocess, RgbImage};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -124,6 +125,11 @@ pub trait DualEncoder {
     /// many as the model was trained on, where it is a model of videos.
     fn frames_wanted(&self) -> usize {
         video::FRAMES
+    }
+
+    /// At which times they are taken: as its reference takes them, where it is a model of videos.
+    fn sampling(&self) -> Sampling {
+        Sampling::Centres
     }
 
     /// One row a video, in order. A video is its frames, in order.
@@ -482,6 +488,10 @@ impl DualEncoder for Encoder {
             1 => video::FRAMES,
             frames => frames,
         }
+    }
+
+    fn sampling(&self) -> Sampling {
+        if self.arch.image.frames > 1 { Sampling::WholeSteps } else { Sampling::Centres }
     }
 
     fn embed_videos(&mut self, videos: &[Vec<RgbImage>]) -> Result<Embeddings, EncoderError> {

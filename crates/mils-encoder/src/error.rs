@@ -65,6 +65,16 @@ pub enum EncoderError {
         /// Why.
         problem: String,
     },
+    /// It takes other things.
+    #[error("{model} is an encoder of {takes} and cannot embed {given}; name another model")]
+    Sense {
+        /// The encoder's name.
+        model: String,
+        /// What it takes, in the plural.
+        takes: &'static str,
+        /// What it was given, with its article.
+        given: &'static str,
+    },
     /// An image cannot be brought to the model's size.
     #[error(transparent)]
     Preprocess(#[from] mils_media::PreprocessError),

@@ -8,6 +8,8 @@
 //! Sounds are CLAP's: [`ClapFiles`] opens such a folder, which [`hears_sounds`] tells, and [`ClapEncoder`] embeds samples and
 //! texts.
 //!
+//! [`AnyFiles`] opens any of these, by what the folder holds.
+//!
 //! [`ModelFiles::open`] reads and checks a checkpoint folder and tells by its files what it is; [`ModelFiles::load`]
 //! puts its weights on a backend; the resulting [`Encoder`] embeds. The forward pass is written once, as a
 //! `mils-graph` graph, and runs on any backend.
@@ -28,6 +30,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod any;
 mod arch;
 mod encoder;
 mod error;
@@ -35,6 +38,7 @@ mod files;
 mod forward;
 mod imagebind;
 mod layout;
+mod pool;
 mod positions;
 mod programs;
 mod sound;
@@ -44,6 +48,7 @@ mod tokenizer;
 mod video;
 mod weights;
 
+pub use any::{AnyEncoder, AnyFiles, Listening, Sound};
 pub use arch::{
     Architecture, Blocks, Calibration, ImagePool, ImageSize, ImageTower, Projection, Rope, TextPool, TextTower,
 };

@@ -138,6 +138,7 @@ pub struct LlamaGenerator {
     asks: Sender<Ask>,
     thread: Arc<Thread>,
     owner: u64,
+    template: Arc<PromptTemplate>,
 }
 
 /// What the handles to one model share.
@@ -145,7 +146,6 @@ struct Thread {
     handle: Option<JoinHandle<()>>,
     info: ModelInfo,
     options: LlamaOptions,
-    template: PromptTemplate,
     meter: Arc<Meter>,
     owners: AtomicU64,
 }
@@ -156,7 +156,11 @@ impl LlamaGenerator {
     /// # Errors
     /// If the file is missing, is no GGUF, is damaged, has no chat template, or an option makes no sense; or if it was
     /// cancelled.
-    pub fn open(path: &Path, options: LlamaOptions, template: PromptTemplate) -> Result<Self, LlamaError> {
+    pub fn open(
+        path: &Path,
+        options: LlamaOptions,
+        template: impl Into<Arc<PromptTemplate>>,
+    ) -> Result<Self, LlamaError> {
         check(&options)?;
         let architecture = check_file(path)?;
         let (asks, inbox) = channel();
@@ -169,8 +173,8 @@ impl LlamaGenerator {
             .map_err(|e| LlamaError::Backend(e.to_string()))?;
         let info = opened.recv().map_err(|_| LlamaError::Gone)??;
         let owners = AtomicU64::new(1);
-        let thread = Thread { handle: Some(thread), info, options, template, meter, owners };
-        Ok(Self { asks, thread: Arc::new(thread), owner: 0 })
+        let thread = Thread { handle: Some(thread), info, options, meter, owners };
+        Ok(Self { asks, thread: Arc::new(thread), owner: 0, template: template.into() })
     }
 
     /// What the model says of itself.
@@ -183,7 +187,13 @@ impl LlamaGenerator {
     #[must_use]
     pub fn another(&self) -> Self {
         let owner = self.thread.owners.fetch_add(1, Ordering::Relaxed);
-        Self { asks: self.asks.clone(), thread: Arc::clone(&self.thread), owner }
+        let (thread, template) = (Arc::clone(&self.thread), Arc::clone(&self.template));
+        Self { asks: self.asks.clone(), thread, owner, template }
+    }
+
+    /// Asks in other words from now on; other handles go on with theirs.
+    pub fn set_template(&mut self, template: Arc<PromptTemplate>) {
+        self.template = template;
     }
 
     /// How long the model has been at work so far, whoever asked.
@@ -192,7 +202,7 @@ impl LlamaGenerator {
     }
 
     fn ask(&self, request: &Request<'_>) -> Result<Receiver<Reply>, LlamaError> {
-        let messages = self.thread.template.render(request.pool, self.thread.options.lines)?;
+        let messages = self.template.render(request.pool, self.thread.options.lines)?;
         let (reply, answers) = channel();
         let Request { count, seed, .. } = *request;
         let ask = Ask { messages, count, seed, owner: self.owner, reply };

@@ -33,6 +33,29 @@ pub(crate) fn samples() -> Vec<PathBuf> {
     all
 }
 
+/// A copy of the demo pack that can be damaged.
+pub(crate) fn pack() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&demo().join("pack"), dir.path());
+    let definition = fs::read_to_string(demo().join("../packs/demo.toml")).unwrap();
+    fs::write(dir.path().join("pack.toml"), definition.replace("../demo/pack", ".")).unwrap();
+    dir
+}
+
+/// Copies what is in a folder.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() { copy(&path, &to) } else { drop(fs::copy(&path, &to).unwrap()) }
+    }
+}
+
+/// Files of every container.
+pub(crate) fn media() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/media")
+}
+
 /// Runs and returns exit code, stdout and stderr.
 pub(crate) fn run(command: &mut Command) -> (i32, String, String) {
     let output = command.output().unwrap();

@@ -13,7 +13,7 @@ pub(crate) const FRAMES: usize = 204;
 /// Clips of a sound.
 pub(crate) const CLIPS: usize = 3;
 /// Length of a clip, in seconds.
-const SECONDS: usize = 2;
+pub(crate) const SECONDS: usize = 2;
 /// Mean and deviation of the features that the model was trained on.
 const MEAN: f32 = -4.268;
 const DEVIATION: f32 = 9.138;

@@ -5,14 +5,16 @@ use super::clips::{self, BANDS, CLIPS, FRAMES, RATE};
 use super::fbank::Fbank;
 use super::forward;
 use crate::EncoderError;
+use crate::any::Listening;
 use crate::arch::Calibration;
 use crate::encoder::{Embeddings, batches};
+use crate::pool::means;
 use crate::programs::Programs;
 use crate::sound::SoundEncoder;
 use crate::texts;
 use crate::tokenizer::TextTokenizer;
-use crate::video::mean;
 use mils_graph::{HostTensor, WeightSet};
+use mils_media::audio::Filter;
 
 /// Shape of a compiled program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,6 +98,17 @@ impl SoundEncoder for ImageBindEncoder {
         RATE
     }
 
+    /// The reference takes clips of the whole; of a long file only those are read.
+    fn listening(&self) -> Listening {
+        Listening {
+            sample_rate: RATE as u32,
+            filter: Filter::Torchaudio,
+            whole: 30.0,
+            window: clips::SECONDS as f64,
+            windows: CLIPS,
+        }
+    }
+
     fn calibration(&self) -> Calibration {
         Calibration::Softmax
     }
@@ -119,9 +132,7 @@ impl SoundEncoder for ImageBindEncoder {
                 features.extend(clips::features(&self.fbank, sound)?);
             }
             let embedded = self.embed_clips(&features)?;
-            for clips in embedded.data().chunks_exact(CLIPS * self.arch.dim) {
-                data.extend(mean(&Embeddings::new(self.arch.dim, clips.to_vec())?));
-            }
+            data.extend(means(embedded.data(), now.iter().map(|_| CLIPS), self.arch.dim));
         }
         Ok(Embeddings::new(self.arch.dim, data)?)
     }

@@ -31,6 +31,14 @@ pub struct Licence {
     pub commercial_use: bool,
 }
 
+/// For people: what it is called, what it forbids, and where it can be read.
+impl std::fmt::Display for Licence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let forbids = if self.commercial_use { "" } else { ", not for commercial use" };
+        write!(f, "{}{forbids} ({})", self.spdx, self.url)
+    }
+}
+
 /// Terms of ImageBind's published weights.
 pub const IMAGEBIND_LICENCE: Licence =
     Licence { spdx: "CC-BY-NC-4.0", url: "https://creativecommons.org/licenses/by-nc/4.0/", commercial_use: false };

@@ -1,15 +1,19 @@
 //! A CLAP on a device: batches of sounds and of texts, and programs kept for shapes that come again.
 
 use super::arch::{AudioTower, SoundArchitecture};
-use super::features::{Crops, Mels, SoundFeatures};
+use super::features::{Crops, Mels, SoundFeatures, Truncation};
 use super::forward;
 use super::spectra::{Patches, Spectra};
 use crate::EncoderError;
+use crate::any::{Listening, Sound};
 use crate::arch::Calibration;
 use crate::encoder::{Embeddings, MOST_TEXTS, TOKEN_STEP, batches, calibrated};
+use crate::pool::means;
 use crate::programs::Programs;
 use crate::tokenizer::TextTokenizer;
+
 use mils_graph::{Graph, GraphError, HostTensor, TensorError, WeightSet};
+use mils_media::audio::Filter;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -23,6 +27,9 @@ pub trait SoundEncoder {
 
     /// Samples a second of the sounds that it takes.
     fn sample_rate(&self) -> usize;
+
+    /// What is read of a file for it.
+    fn listening(&self) -> Listening;
 
     /// What the model was trained to make of cosines.
     fn calibration(&self) -> Calibration;
@@ -38,6 +45,21 @@ pub trait SoundEncoder {
     /// # Errors
     /// If a sound has no samples or some that are not finite, or the device fails.
     fn embed_sounds(&mut self, sounds: &[&[f32]]) -> Result<Embeddings, EncoderError>;
+
+    /// One row a sound, in order, of what is heard of each: where that is several windows, the mean of their
+    /// embeddings, of length 1.
+    ///
+    /// # Errors
+    /// As [`SoundEncoder::embed_sounds`].
+    fn embed_heard(&mut self, sounds: &[Sound]) -> Result<Embeddings, EncoderError> {
+        let pieces: Vec<&[f32]> = sounds.iter().flat_map(|s| &s.pieces).map(|p| &p.samples[..]).collect();
+        let (rows, dim) = (self.embed_sounds(&pieces)?, self.dim());
+        if sounds.iter().any(|sound| sound.pieces.is_empty()) {
+            return Err(EncoderError::Sound { problem: "nothing is heard of it".into() });
+        }
+        let data = means(rows.data(), sounds.iter().map(|sound| sound.pieces.len()), dim);
+        Ok(Embeddings::new(dim, data)?)
+    }
 
     /// One row a text, in order.
     ///
@@ -61,6 +83,9 @@ enum Bucket {
 
 /// Most windows of sounds in one run: a bound on its memory, some 20 MB each.
 const MOST_SOUNDS: usize = 8;
+
+/// Longest sound in seconds that is read whole where all of it is of use: 115 MB.
+const WHOLE: f64 = 600.0;
 
 /// A CLAP on a device.
 pub struct ClapEncoder {
@@ -239,16 +264,6 @@ fn graph(arch: &SoundArchitecture, bucket: Bucket) -> Result<Graph, GraphError> 
     }
 }
 
-/// The mean of a sound's windows, of length 1. Windows that cancel out leave nothing, as in [`mils_graph::Op::L2Normalize`].
-fn pooled(rows: &[f32], dim: usize) -> Vec<f32> {
-    let mut sum = vec![0.0_f64; dim];
-    for row in rows.chunks_exact(dim) {
-        sum.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
-    }
-    let length = sum.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-12);
-    sum.into_iter().map(|v| (v / length) as f32).collect()
-}
-
 impl SoundEncoder for ClapEncoder {
     fn name(&self) -> &str {
         &self.name
@@ -260,6 +275,19 @@ impl SoundEncoder for ClapEncoder {
 
     fn sample_rate(&self) -> usize {
         self.features.sample_rate()
+    }
+
+    /// A sound is given whole as long as its windows cover it, by [`ClapEncoder::crops`]; or to a model with fusion, which
+    /// looks at all of it, up to ten minutes. Of a longer one the windows are read.
+    fn listening(&self) -> Listening {
+        let rate = self.features.sample_rate();
+        let window = self.features.window() as f64 / rate as f64;
+        let (whole, windows) = match (self.features.truncation(), self.crops) {
+            (Truncation::Window, Crops::Spread { most }) => (most.max(1) as f64 * window, most.max(1)),
+            _ => (WHOLE, Crops::WINDOWS),
+        };
+        // A rate is a number of a configuration file that was checked.
+        Listening { sample_rate: rate as u32, filter: Filter::SoxrHq, whole, window, windows }
     }
 
     fn calibration(&self) -> Calibration {
@@ -285,15 +313,7 @@ impl SoundEncoder for ClapEncoder {
                 now.iter().map(|sound| self.features.extract(sound, self.crops)).collect::<Result<Vec<_>, _>>()?;
             let counts: Vec<usize> = mels.iter().map(Vec::len).collect();
             let rows = self.embed_mels(&mels.into_iter().flatten().collect::<Vec<_>>())?;
-            let mut rows = rows.data();
-            for count in counts {
-                let (own, rest) = rows.split_at(count * dim);
-                match count {
-                    1 => data.extend_from_slice(own),
-                    _ => data.extend(pooled(own, dim)),
-                }
-                rows = rest;
-            }
+            data.extend(means(rows.data(), counts, dim));
         }
         Ok(Embeddings::new(dim, data)?)
     }
@@ -312,11 +332,5 @@ mod tests {
     fn positions_pass_over_padding() {
         assert_eq!(places(&[0, 9, 1, 8, 2], 1), [2, 3, 1, 4, 5]);
         assert_eq!(places(&[0, 9], 0), [0, 1]);
-    }
-
-    #[test]
-    fn windows_are_averaged_to_length_one() {
-        assert_eq!(pooled(&[1.0, 0.0, 0.0, 1.0], 2), [0.5_f32.sqrt(); 2]);
-        assert_eq!(pooled(&[0.6, 0.8, -0.6, -0.8], 2), [0.0; 2]);
     }
 }

@@ -45,10 +45,15 @@ pub enum Crops {
     At([usize; 3]),
 }
 
+impl Crops {
+    /// Most windows by default.
+    pub const WINDOWS: usize = 8;
+}
+
 impl Default for Crops {
-    /// Spread over at most 8 windows.
+    /// Spread over at most [`Crops::WINDOWS`].
     fn default() -> Self {
-        Self::Spread { most: 8 }
+        Self::Spread { most: Self::WINDOWS }
     }
 }
 

@@ -418,6 +418,8 @@ fn open(source: &Source, first: &mut Vec<f32>, cut: bool) -> Result<(Box<dyn Blo
     let ours = match ours {
         Err(problem) => match attempt(crate::ffmpeg::audio::open(source), first) {
             Ok(opened) => Ok(opened),
+            // A film without sound, of whose pictures Symphonia does not know enough to pass over them.
+            Err(AudioError::NoAudio) if !cut => Err(AudioError::NoAudio),
             // It knows more formats, and Symphonia more of those that both know.
             Err(theirs) if matches!(problem, AudioError::Unsupported | AudioError::NoAudio) => Err(theirs),
             Err(_) => Err(problem),

@@ -3,7 +3,6 @@
 import json
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -69,9 +68,3 @@ def descend(loss, opts, params):
     torch.nn.utils.clip_grad_norm_(params, 1.0)
     for opt in opts:
         opt.step()
-
-
-def soft_contrast(similarity, truth, scale=30.0):
-    """How far (KL divergence) a softmax over similarities is from the same over the true ones."""
-    target = (scale * truth).softmax(1)
-    return F.cross_entropy(scale * similarity, target) - torch.special.entr(target).sum(1).mean()

@@ -30,7 +30,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
-from common import descend, optimizers, set_rate, soft_contrast
+from common import descend, optimizers, set_rate
+from two_stage import soft_contrast
 
 SOUNDS = 28  # of which recordings have the first ten
 RECORDED = 10

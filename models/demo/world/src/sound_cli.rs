@@ -58,14 +58,16 @@ impl SoundCommand {
                 for _ in 0..count {
                     let facts = sample::said(&mut rng);
                     let text = grammar::caption(&facts, &mut rng);
-                    let spoilt = rng.random_bool(0.25).then(|| {
+                    let spoilt = rng.random_bool(0.4).then(|| {
                         let other = grammar::caption(&sample::said(&mut rng), &mut rng);
                         sample::garbled(&text, &other, &mut rng)
                     });
-                    let spoilt = spoilt.flatten();
-                    let garbled = spoilt.is_some();
-                    let text = spoilt.unwrap_or(text);
-                    writeln!(file, "{}", json!({"text": text, "sounds": facts.sounds(), "garbled": garbled}))?;
+                    let line = match spoilt.flatten() {
+                        // What is left of it, which may be nothing.
+                        Some(text) => json!({"text": text, "sounds": grammar::named(&text), "garbled": true}),
+                        None => json!({"text": text, "sounds": facts.sounds(), "garbled": false}),
+                    };
+                    writeln!(file, "{line}")?;
                 }
                 Ok(file.flush()?)
             }

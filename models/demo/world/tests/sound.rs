@@ -35,6 +35,9 @@ proptest! {
         if let Some(spoilt) = sample::garbled(&texts[0], &texts[1], &mut rng) {
             prop_assert_eq!(grammar::parse(&spoilt), None);
         }
+        for text in texts {
+            prop_assert_eq!(Some(grammar::named(&text)), grammar::parse(&text).map(|f| f.sounds()), "{}", text);
+        }
     }
 }
 

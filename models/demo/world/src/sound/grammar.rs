@@ -74,6 +74,14 @@ pub fn parse(text: &str) -> Option<Facts> {
     read.or_else(|| phrase(body)).map(Facts::one)
 }
 
+/// The sounds of which a wording stands somewhere in a text, whether that is a sentence or not.
+pub fn named(text: &str) -> Vec<u8> {
+    let padded = format!(" {text} ");
+    let stands = |wording: &&str| padded.contains(&format!(" {wording} "));
+    let count = SOUNDS.len() as u8;
+    (0..count).filter(|s| of(*s).clauses.iter().chain(&of(*s).phrases).any(|w| stands(w))).collect()
+}
+
 fn find(is: impl Fn(&Sound) -> bool) -> Option<u8> {
     // As many as a u8 can count: there are 28.
     SOUNDS.iter().position(is).map(|i| i as u8)

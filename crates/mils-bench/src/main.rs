@@ -1,9 +1,9 @@
 //! `mils-bench`: run through `cargo xtask bench`.
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use mils_bench::bench::{Bench, BenchArgs};
-use mils_bench::quality::{self, Arm, Setup};
+use mils_bench::quality::{self, Arm, Pictures, Setup, Subject, Videos};
 use mils_bench::{encoders, generation, lists, load, media, runs, sounds};
 use mils_cli::backend::BackendChoice;
 use mils_cli::interrupt::{INTERRUPTED, on_ctrl_c};
@@ -25,6 +25,15 @@ Examples:
 struct Args {
     #[command(subcommand)]
     command: Command,
+}
+
+/// The worlds that captions can be judged in.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WorldChoice {
+    /// Pictures of one to three objects
+    Image,
+    /// Videos in which objects move, grow, turn, appear
+    Video,
 }
 
 #[derive(Subcommand)]
@@ -75,11 +84,14 @@ enum Command {
         #[command(flatten)]
         args: BenchArgs,
     },
-    /// Caption held-out scenes of the demo world, with controls
+    /// Caption held-out scenes of the demo's worlds, with controls
     Quality {
-        /// Number of scenes
-        #[arg(long, default_value_t = 200)]
-        scenes: usize,
+        /// Which world
+        #[arg(long, value_enum, default_value_t = WorldChoice::Image)]
+        modality: WorldChoice,
+        /// Number of scenes [default: 200 pictures, 100 videos]
+        #[arg(long)]
+        scenes: Option<usize>,
         /// Seed of the scenes
         #[arg(long, default_value_t = 1848)]
         seed: u64,
@@ -151,9 +163,14 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Media { args } => speed(args, &[media::run]),
         Command::Runs { args } => speed(args, &[runs::run]),
         Command::Generation { args } => speed(args, &[generation::run]),
-        Command::Quality { scenes, seed, pack, steps, backend, only_loop, show, json } => {
+        Command::Quality { modality, scenes, seed, pack, steps, backend, only_loop, show, json } => {
             let arms = if only_loop { vec![Arm::Loop] } else { Arm::ALL.to_vec() };
-            quality(&Setup { pack, scenes, scene_seed: seed, backend, steps, arms, show }, json)?;
+            let setup =
+                |usual| Setup { pack, scenes: scenes.unwrap_or(usual), scene_seed: seed, backend, steps, arms, show };
+            match modality {
+                WorldChoice::Image => quality(&Pictures, &setup(200), json)?,
+                WorldChoice::Video => quality(&Videos, &setup(100), json)?,
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Lists { scenes, seed, pack, steps, backend, out } => {
@@ -173,10 +190,10 @@ fn speed(args: BenchArgs, benchmarks: &[fn(&mut Bench) -> Result<()>]) -> Result
     Ok(if stop.load(Ordering::SeqCst) { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
-fn quality(setup: &Setup, json: Option<PathBuf>) -> Result<()> {
-    let figures = quality::run(setup)?;
-    println!("{}", quality::table(&figures));
-    for (claim, holds) in quality::claims(&figures) {
+fn quality(subject: &impl Subject, setup: &Setup, json: Option<PathBuf>) -> Result<()> {
+    let figures = quality::run(subject, setup)?;
+    println!("{}", quality::table(subject.marks(), &figures));
+    for (claim, holds) in quality::claims(subject.marks(), &figures) {
         println!("{} {claim}", if holds { "holds:" } else { "FAILS:" });
     }
     if let Some(path) = json {

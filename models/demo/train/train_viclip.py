@@ -61,36 +61,36 @@ def main():
     ap.add_argument("--text-mlp", type=int, default=192)
     ap.add_argument("--projection", type=int, default=192)
     ap.add_argument("--text-from", help="take the text tower, trained, from this checkpoint")
+    ap.add_argument("--val-limit", type=int, default=0, help="use only so many of the scenes to check on")
     ap.add_argument("--check", action="store_true", help="train nothing; say how --init does on --val")
     args = ap.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     torch._dynamo.config.recompile_limit = 64
 
-    val = videos(args.val, args.size)
-    if args.init:
-        tok = Tokenizer.from_file(str(pathlib.Path(args.init) / "tokenizer.json"))
-        model = ViClip.of(load_file(pathlib.Path(args.init) / "model.safetensors"))
-        args.width, args.patch = model.vision_encoder.proj.shape[0], model.vision_encoder.patch
+    read = lambda folder: Tokenizer.from_file(str(pathlib.Path(folder) / "tokenizer.json"))  # noqa: E731
+    weights = lambda folder: load_file(pathlib.Path(folder) / "model.safetensors")  # noqa: E731
+    val = videos(args.val, args.size, args.val_limit)
     if args.check:
+        tok, model = read(args.init), ViClip.of(weights(args.init))
         check_text(model, tok, val)
         return check_sight(model, tok, val)
     data = videos(args.data, args.size, args.limit)
-    if not args.init:
-        if args.text_from:
-            tok = Tokenizer.from_file(str(pathlib.Path(args.text_from) / "tokenizer.json"))
-        else:
-            tok = clip_tokenizer([t for i in range(min(20000, len(data))) for t, _ in data.captions(i)], 1200)
+    if args.init:
+        tok, model = read(args.init), ViClip.of(weights(args.init))
+        args.width, args.patch = model.vision_encoder.proj.shape[0], model.vision_encoder.patch
+    else:
+        tok = clip_tokenizer([t for i in range(min(20000, len(data))) for t, _ in data.captions(i)], 1200)
         model = ViClip(
             dict(width=args.width, mlp=args.mlp, layers=args.layers, dim=args.projection, size=args.size,
                  patch=args.patch, frames=FRAMES),
             dict(width=args.text_width, mlp=args.text_mlp, layers=args.text_layers, dim=args.projection,
                  vocab=tok.get_vocab_size()),
         )
-        if args.text_from:
-            trained = ViClip.of(load_file(pathlib.Path(args.text_from) / "model.safetensors"))
-            model.text_encoder.load(trained.text_encoder.state())
-            args.text_minutes = 0
+    if args.text_from:
+        tok = read(args.text_from)
+        model.text_encoder = ViClip.of(weights(args.text_from)).text_encoder
+        args.text_minutes = 0
     hints = Hints(
         args.width, args.size // args.patch, FRAMES, [("noun", NOUNS), ("colour", COLOURS), ("verb", VERBS)],
         {"nouns": (0, COLOUR), "colours": (COLOUR, VERB), "verbs": (VERB, BACKGROUND), "backgrounds": (BACKGROUND, END)},

@@ -39,6 +39,7 @@ class Kernel:
             # Square roots, so that a dot product of two rows sums the weights of what they share.
             weights += [math.sqrt(weight)] * count
         self.weights = torch.tensor(weights)
+        self.space = None
 
     def feature(self, name, i):
         return self.spans[name][0] + i
@@ -49,6 +50,17 @@ class Kernel:
         for i, row in enumerate(rows):
             out[i, row] = 1.0
         return F.normalize(out * self.weights, dim=1)
+
+    def choose_space(self, data, dim, scenes=4000):
+        """Chooses, of all embeddings of so many dimensions, those whose dot products are nearest to the kernel over the
+        captions of the first scenes: its principal components. Towers can then be trained towards it side by side."""
+        rows = [f for i in range(min(scenes, len(data))) for f in data.stated(i)]
+        v = self.vectors(rows)
+        self.space = torch.linalg.eigh((v.T @ v / len(v)).double()).eigenvectors[:, -dim:].float()
+
+    def places(self, rows):
+        """Where captions belong in the chosen space."""
+        return F.normalize(self.vectors(rows) @ self.space, dim=1)
 
     def sorts(self, a, b):
         """The sorts in which two sets of features differ, as a name."""
@@ -84,6 +96,10 @@ class Scenes:
         return [
             (m["caption"], m["atoms"]), *zip(m["captions"], m["caption_atoms"]), *zip(m["negatives"], m["neg_atoms"])
         ]
+
+    def stated(self, i):
+        """The features of all captions, garbled ones at the end."""
+        return [self.features(atoms) for _, atoms in self.captions(i)] + [f for _, f in self.garbled(i)]
 
 
 def pad(ids, eos):
@@ -126,17 +142,22 @@ def train_text(model, tok, data, args, rng):
             rest = stated[6:] + data.garbled(i)
             picked += stated[:6] + [rest[j] for j in rng.permutation(len(rest))[: each - 6]]
         ids = [e.ids for e in tok.encode_batch([t for t, _ in picked])]
-        v = kernel.vectors([f for _, f in picked])
+        facts = [f for _, f in picked]
         # Captions of like length go through together, so that little is spent on padding.
         order = np.array(sorted(range(len(ids)), key=lambda k: len(ids[k])))
         with torch.autocast("cpu", torch.bfloat16):
             t = torch.cat([tower(pad([ids[k] for k in part], eos)) for part in np.split(order, parts)])
         t = F.normalize(t.float(), dim=-1)[torch.from_numpy(np.argsort(order))]
-        similarity, truth = t @ t.T, v @ v.T
+        if kernel.space is None:
+            v = kernel.vectors(facts)
+            similarity, truth, pull = t @ t.T, v @ v.T, 0.0
+        else:
+            v = kernel.places(facts)
+            similarity, truth, pull = t @ v.T, v @ v.T, 2 * (1 - (t * v).sum(1)).mean()
         error = (similarity - truth) ** 2
         near = error.view(scenes, each, scenes, each).diagonal(dim1=0, dim2=2)
         contrast = soft_contrast(similarity, truth)
-        loss = error.mean() + 2 * near.mean() + 0.05 * contrast
+        loss = error.mean() + 2 * near.mean() + 0.05 * contrast + pull
         descend(loss, opts, params)
         total += [error.mean().item(), near.mean().item(), near[:3, :3].mean().item() * 1.5, contrast.item()]
         step += 1
@@ -199,6 +220,12 @@ def embed_all(model, tok, data):
             out = np.zeros((len(data), 7, rows.shape[-1]), dtype=np.float16) if out is None else out
             out[start : start + len(idx)] = torch.cat([full, rows[:, 3:]], 1).numpy()
     return out
+
+
+def place_all(data):
+    """As `embed_all`, of the chosen space in place of what the text tower makes of it."""
+    rows = [data.kernel.places([data.stated(i)[k] for k in (0, *range(4, 10))]).half() for i in range(len(data))]
+    return torch.stack(rows).numpy()
 
 
 def similarities(model, data, rows):
@@ -341,27 +368,39 @@ def arguments(ap):
     ap.add_argument("--lr", type=float, default=1.5e-3)
     ap.add_argument("--text-lr", type=float, default=2e-3)
     ap.add_argument("--init", help="train this checkpoint further")
+    ap.add_argument(
+        "--tower", choices=["both", "text", "sight"], default="both",
+        help="train one alone, towards the principal components of the kernel",
+    )
     ap.add_argument("--limit", type=int, default=0, help="use only so many of the training scenes")
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--threads", type=int, default=1)
 
 
 def run(args, model, tok, hints, data, val, rng, save):
-    """Both stages."""
+    """Both stages, or one of them alone."""
     print(
         f"{len(data)} scenes, {tok.get_vocab_size()} tokens, "
         f"{sum(p.numel() for p in [*model.text_parameters(), *model.sight_parameters()]) / 1e6:.2f}M parameters",
         flush=True,
     )
+    if args.tower != "both":
+        data.kernel.choose_space(data, args.projection)
     if args.text_minutes is None:
         args.text_minutes = 0 if args.init else 25
-    if args.text_minutes or args.text_steps:
+    if args.tower != "sight" and (args.text_minutes or args.text_steps):
         train_text(model, tok, data, args, rng)
         save()
         check_text(model, tok, val)
+    if args.tower == "text":
+        return
     begin = time.time()
-    rows, val_rows = embed_all(model, tok, data), embed_all(model, tok, val)
+    if args.tower == "sight":
+        rows, val_rows = place_all(data), place_all(val)
+    else:
+        rows, val_rows = embed_all(model, tok, data), embed_all(model, tok, val)
     print(f"captions embedded, {time.time() - begin:.0f} s", flush=True)
     train_sight(model, hints, data, rows, val, val_rows, args, rng, save)
     save()
-    check_sight(model, tok, val)
+    if args.tower == "both":
+        check_sight(model, tok, val)

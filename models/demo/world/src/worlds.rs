@@ -43,6 +43,8 @@ pub trait World: 'static {
     fn features(facts: &Self::Facts) -> Vec<(u16, u8)>;
     /// Changes one thing, staying in the part of the world that training sees.
     fn perturb(facts: &Self::Facts, rng: &mut impl Rng) -> Self::Facts;
+    /// Changes one thing, in any split; now and then what comes out is what went in.
+    fn change(facts: &Self::Facts, rng: &mut impl Rng) -> Self::Facts;
     /// Says the same words of other things, where that is possible, staying in the part that training sees.
     fn confuse(facts: &Self::Facts, rng: &mut impl Rng) -> Self::Facts;
     /// Makes new facts of parts of those in the pool.
@@ -129,6 +131,10 @@ impl World for Pictures {
 
     fn perturb(facts: &Facts, rng: &mut impl Rng) -> Facts {
         sample::perturb(facts, rng)
+    }
+
+    fn change(facts: &Facts, rng: &mut impl Rng) -> Facts {
+        sample::change(*facts, rng)
     }
 
     fn confuse(facts: &Facts, rng: &mut impl Rng) -> Facts {

@@ -119,9 +119,10 @@ proptest! {
             prop_assert_eq!(&read(text), atoms);
             prop_assert!(atoms.is_subset(&texts.atoms));
         }
-        for (text, atoms) in texts.negatives.iter().zip(&texts.neg_atoms) {
+        for (i, (text, atoms)) in texts.negatives.iter().zip(&texts.neg_atoms).enumerate() {
             prop_assert_eq!(&read(text), atoms);
-            prop_assert_ne!(atoms, &texts.atoms);
+            // Several changes may undo each other; one does not.
+            prop_assert!(i > 3 || *atoms != texts.atoms);
         }
         prop_assert!(texts.garbled.iter().all(|text| grammar::parse(text).is_none()));
     }

@@ -92,6 +92,10 @@ impl World for Videos {
         sample::perturb(facts, rng)
     }
 
+    fn change(facts: &Facts, rng: &mut impl Rng) -> Facts {
+        sample::change(*facts, rng)
+    }
+
     fn confuse(facts: &Facts, rng: &mut impl Rng) -> Facts {
         sample::confuse(facts, rng)
     }

@@ -74,6 +74,13 @@ pub fn parse(text: &str) -> Option<Facts> {
     read.or_else(|| phrase(body)).map(Facts::one)
 }
 
+/// All that a caption can say.
+pub fn all() -> Vec<Facts> {
+    let count = SOUNDS.len() as u8;
+    // Two of the same are one.
+    (0..count).flat_map(|a| (a..count).map(move |b| Facts::two(a, b))).collect()
+}
+
 /// The sounds of which a wording stands somewhere in a text, whether that is a sentence or not.
 pub fn named(text: &str) -> Vec<u8> {
     let padded = format!(" {text} ");

@@ -3,10 +3,10 @@ them.
 
 Run with the packages of requirements.txt; the results are committed, and no test needs Python. README.md says what each
 folder is, and check_fixtures.py loads them all anew. `--demo-pack` makes only what belongs to the bundled models, with
-the packages of models/demo/train/requirements.txt and pillow==12.1.1: run it after they were trained again. Names of
-families (clip, siglip, open_clip, clap, viclip, imagebind) make only theirs. Every random checkpoint is odd on purpose: head dims 24, 40, 64, 72
-and 80, widths not divisible by 64, every activation and pooling rule, 1 to 729 image tokens, f32, f16 and bf16 at rest,
-one file and shards.
+the packages of models/demo/train/requirements.txt, pillow==12.1.1 and the `ffmpeg` command: run it after they were
+trained again. Names of families (clip, siglip, open_clip, clap, viclip, imagebind) make only theirs. Every random
+checkpoint is odd on purpose: head dims 24, 40, 64, 72 and 80, widths not divisible by 64, every activation and pooling
+rule, 1 to 729 image tokens, f32, f16 and bf16 at rest, one file and shards.
 """
 
 import json
@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent
 DEMO = HERE.parent.parent / "models" / "demo"
 sys.path.insert(0, str(DEMO / "train"))
 
-from fixtures import clip  # noqa: E402
+from fixtures import clip, demo_sound, demo_video  # noqa: E402
 from fixtures.common import MEAN, STD, write_pictures  # noqa: E402
 
 
@@ -102,6 +102,8 @@ if __name__ == "__main__":
     asked = sys.argv[1:]
     if "--demo-pack" in asked:
         demo_pack()
+        demo_video.make()
+        demo_sound.make()
     elif "--clap-of-true-size" in asked:
         from fixtures import clap
 
@@ -110,3 +112,5 @@ if __name__ == "__main__":
         main(asked or ["clip", "siglip", "open_clip", "clap", "viclip", "imagebind"])
         if not asked:
             demo_pack()
+            demo_video.make()
+            demo_sound.make()

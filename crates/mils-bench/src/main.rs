@@ -1,13 +1,16 @@
 //! `mils-bench`: run through `cargo xtask bench`.
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use mils_bench::bench::{Bench, BenchArgs};
-use mils_bench::quality::{self, Arm, Setup};
+use mils_bench::quality::{self, Arm, Figures, Pictures, Setup, Sounds, Subject, Videos};
 use mils_bench::{encoders, generation, lists, load, media, runs, sounds};
 use mils_cli::backend::BackendChoice;
 use mils_cli::interrupt::{INTERRUPTED, on_ctrl_c};
-use std::path::PathBuf;
+use mils_models::Pack;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -26,6 +29,17 @@ Examples:
 struct Args {
     #[command(subcommand)]
     command: Command,
+}
+
+/// The worlds that captions can be judged in.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WorldChoice {
+    /// Pictures of one to three objects
+    Image,
+    /// Videos in which objects move, grow, turn, appear
+    Video,
+    /// Recordings of ten sounds, alone and two at once
+    Sound,
 }
 
 #[derive(Subcommand)]
@@ -76,17 +90,23 @@ enum Command {
         #[command(flatten)]
         args: BenchArgs,
     },
-    /// Caption held-out scenes of the demo world, with controls
+    /// Caption held-out scenes of the demo's worlds, with controls
     Quality {
-        /// Number of scenes
-        #[arg(long, default_value_t = 200)]
-        scenes: usize,
+        /// Which world
+        #[arg(long, value_enum, default_value_t = WorldChoice::Image)]
+        modality: WorldChoice,
+        /// Number of scenes [default: 200 pictures, 100 videos, 80 recordings and 60 mixtures]
+        #[arg(long)]
+        scenes: Option<usize>,
         /// Seed of the scenes
         #[arg(long, default_value_t = 1848)]
         seed: u64,
         /// Model pack; it must speak the demo world's grammar
         #[arg(long, default_value = "demo")]
         pack: String,
+        /// ESC-10, or its fold 5, for sounds [default: what is bundled of it, encoded again]
+        #[arg(long, value_name = "FOLDER")]
+        recordings: Option<PathBuf>,
         /// Steps [default: the pack's]
         #[arg(long)]
         steps: Option<usize>,
@@ -152,9 +172,31 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Media { args } => speed(args, &[media::run]),
         Command::Runs { args } => speed(args, &[runs::run]),
         Command::Generation { args } => speed(args, &[generation::run]),
-        Command::Quality { scenes, seed, pack, steps, backend, only_loop, show, json } => {
+        Command::Quality { modality, scenes, seed, pack, recordings, steps, backend, only_loop, show, json } => {
             let arms = if only_loop { vec![Arm::Loop] } else { Arm::ALL.to_vec() };
-            quality(&Setup { pack, scenes, scene_seed: seed, backend, steps, arms, show }, json)?;
+            let setup = |usual| Setup {
+                pack: pack.clone(),
+                scenes: scenes.unwrap_or(usual),
+                scene_seed: seed,
+                backend,
+                steps,
+                arms: arms.clone(),
+                show,
+            };
+            let json = json.as_deref();
+            match modality {
+                WorldChoice::Image => write_json(&quality(&Pictures, &setup(200))?, json)?,
+                WorldChoice::Video => write_json(&quality(&Videos, &setup(100))?, json)?,
+                WorldChoice::Sound => {
+                    let folder = recordings.map_or_else(bundled_recordings, Ok)?;
+                    let of = |mixed: bool, usual: usize| -> Result<Figures> {
+                        let subject = Sounds::open(&folder, mixed)?;
+                        println!("{}:", subject.title());
+                        quality(&subject, &setup(usual))
+                    };
+                    write_json(&BTreeMap::from([("alone", of(false, 80)?), ("mixtures", of(true, 60)?)]), json)?;
+                }
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Lists { scenes, seed, pack, steps, backend, out } => {
@@ -174,15 +216,22 @@ fn speed(args: BenchArgs, benchmarks: &[fn(&mut Bench) -> Result<()>]) -> Result
     Ok(if stop.load(Ordering::SeqCst) { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
-fn quality(setup: &Setup, json: Option<PathBuf>) -> Result<()> {
-    let figures = quality::run(setup)?;
-    println!("{}", quality::table(&figures));
-    for (claim, holds) in quality::claims(&figures) {
+fn quality(subject: &impl Subject, setup: &Setup) -> Result<Figures> {
+    let figures = quality::run(subject, setup)?;
+    println!("{}", quality::table(subject.marks(), &figures));
+    for (claim, holds) in quality::claims(subject.marks(), &figures) {
         println!("{} {claim}", if holds { "holds:" } else { "FAILS:" });
     }
-    if let Some(path) = json {
-        let text = serde_json::to_string_pretty(&figures)?;
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    Ok(figures)
+}
+
+/// The held-out recordings beside the demo pack.
+fn bundled_recordings() -> Result<PathBuf> {
+    Ok(Pack::find("demo")?.root.join("../recordings"))
+}
+
+fn write_json(figures: &impl Serialize, path: Option<&Path>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(figures)?;
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,7 +1,7 @@
 //! What the controls need: random recombination of the shown texts by the grammar, in the language model's place, and
 //! a quota that holds every control to the loop's number of scored texts.
 
-use mils_demo_world::{Facts, grammar, sample};
+use crate::quality::Subject;
 use mils_optim::{BoxError, Generator, Proposals, Request};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -58,19 +58,19 @@ impl Quota {
     }
 }
 
-/// Proposes captions whose every part stands in some shown caption.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Recombine;
+/// Proposes captions of a subject whose every part stands in some shown caption.
+#[derive(Clone, Copy, Debug)]
+pub struct Recombine<'s, S>(pub &'s S);
 
-impl Generator for Recombine {
+impl<S: Subject> Generator for Recombine<'_, S> {
     fn propose(&mut self, request: &Request<'_>) -> Result<Proposals, BoxError> {
         let mut rng = ChaCha8Rng::seed_from_u64(request.seed);
-        let pool: Vec<Facts> = request.pool.iter().filter_map(|c| grammar::parse(&c.text)).collect();
+        let shown: Vec<&str> = request.pool.iter().map(|c| c.text.as_str()).collect();
         let mut texts = BTreeSet::new();
         // Recombinations repeat; tries are bounded so that a uniform pool does not hang the loop.
         for _ in 0..request.count * 4 {
             if texts.len() < request.count {
-                texts.insert(grammar::caption(&sample::recombine(&pool, &mut rng), &mut rng));
+                texts.insert(self.0.recombined(&shown, &mut rng));
             }
         }
         Ok(Proposals { texts: texts.into_iter().collect(), ..Proposals::default() })
@@ -80,10 +80,11 @@ impl Generator for Recombine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quality::Pictures;
     use mils_optim::Labelled;
 
     fn ask(quota: &mut Quota, step: usize, pool: &[Labelled]) -> Vec<String> {
-        quota.propose(&mut Recombine, &Request { step, pool, count: 32, seed: 1 }).unwrap_or_default().texts
+        quota.propose(&mut Recombine(&Pictures), &Request { step, pool, count: 32, seed: 1 }).unwrap_or_default().texts
     }
 
     #[test]

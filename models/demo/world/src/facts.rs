@@ -211,14 +211,17 @@ impl Facts {
     }
 }
 
-/// The fixed choice of held-out triples (SplitMix64's finaliser over the triple's number).
+/// The fixed choice of held-out triples.
 fn held_out(noun: u8, colour: u8, background: u8) -> bool {
-    let mut z = (u64::from(noun) * 64 + u64::from(colour) * 8 + u64::from(background))
-        .wrapping_add(1)
-        .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    chance_of(u64::from(noun) * 64 + u64::from(colour) * 8 + u64::from(background)) < HELD_OUT_PERCENT
+}
+
+/// A number below 100, always the same for the same combination (SplitMix64's finaliser over the combination's number).
+pub(crate) fn chance_of(combination: u64) -> u64 {
+    let mut z = combination.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    (z ^ (z >> 31)) % 100 < HELD_OUT_PERCENT
+    (z ^ (z >> 31)) % 100
 }
 
 /// Harmonic mean of precision and recall over atoms, 0 to 1.

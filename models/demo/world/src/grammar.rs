@@ -45,14 +45,16 @@ fn sentence(facts: &Facts, form: u8, reversed: bool, order: [usize; 3]) -> Strin
             (format!("{x}, {y} and {z}"), false)
         }
     };
+    with_background(&body, if plural { "there are" } else { "there is" }, background, form)
+}
+
+/// A sentence of what there is and where; `form`: 0 background last, 1 background first, 2 "there is …".
+pub(crate) fn with_background(body: &str, there_is: &str, background: Option<&str>, form: u8) -> String {
     match (form, background) {
         (1, Some(b)) => format!("{b}, {body}"),
-        (2, b) => {
-            let verb = if plural { "there are" } else { "there is" };
-            format!("{verb} {body}{}", b.map(|b| format!(", {b}")).unwrap_or_default())
-        }
+        (2, b) => format!("{there_is} {body}{}", b.map(|b| format!(", {b}")).unwrap_or_default()),
         (_, Some(b)) => format!("{body}, {b}"),
-        (_, None) => body,
+        (_, None) => body.to_owned(),
     }
 }
 
@@ -86,11 +88,7 @@ struct Phrase {
 /// Reads a caption; `None` for whatever the grammar does not say. Case, commas, spaces and a full stop do not matter.
 pub fn parse(text: &str) -> Option<Facts> {
     let lower = text.to_lowercase();
-    let words: Vec<&str> = lower
-        .split(|c: char| c.is_whitespace() || c == ',')
-        .map(|w| w.trim_end_matches('.'))
-        .filter(|w| !w.is_empty())
-        .collect();
+    let words = words_of(&lower);
     let mut rest: &[&str] = &words;
     let mut background = take_phrase(&mut rest, &BACKGROUNDS);
     if rest.len() > 1 && rest[0] == "there" && (rest[1] == "is" || rest[1] == "are") {
@@ -121,6 +119,12 @@ pub fn parse(text: &str) -> Option<Facts> {
     rest.is_empty().then_some(Facts { content, background })
 }
 
+/// The words of a caption in lower case, without commas, spaces and full stops.
+pub(crate) fn words_of(lower: &str) -> Vec<&str> {
+    let words = lower.split(|c: char| c.is_whitespace() || c == ',');
+    words.map(|w| w.trim_end_matches('.')).filter(|w| !w.is_empty()).collect()
+}
+
 /// Three objects in canonical order; `None` where nouns repeat or a size or number is stated.
 fn three(phrases: [Phrase; 3]) -> Option<Content> {
     let plain = phrases.iter().all(|p| p.size.is_none() && p.count == 1);
@@ -136,7 +140,7 @@ fn as_thing(p: Phrase) -> Option<Thing> {
 }
 
 /// Takes `words` off the front of `rest` if they stand there.
-fn strip<'t>(rest: &mut &'t [&'t str], words: &[&str]) -> bool {
+pub(crate) fn strip<'t>(rest: &mut &'t [&'t str], words: &[&str]) -> bool {
     let found = rest.starts_with(words);
     if found {
         *rest = &rest[words.len()..];
@@ -144,7 +148,8 @@ fn strip<'t>(rest: &mut &'t [&'t str], words: &[&str]) -> bool {
     found
 }
 
-fn take_phrase<'t>(rest: &mut &'t [&'t str], table: &[(&str, &str)]) -> Option<u8> {
+/// The index of the phrase of a table that stands at the front of `rest`, which is taken off.
+pub(crate) fn take_phrase<'t>(rest: &mut &'t [&'t str], table: &[(&str, &str)]) -> Option<u8> {
     for (i, (_, phrase)) in table.iter().enumerate() {
         let words: Vec<&str> = phrase.split(' ').collect();
         if strip(rest, &words) {

@@ -42,6 +42,12 @@ pub fn plurals() -> &'static [&'static str] {
     &PLURALS
 }
 
+/// The plural of a noun and the singular of a plural; `None` for any other word.
+pub(crate) fn other_number(word: &str) -> Option<&'static str> {
+    let find = |names: &[&str]| names.iter().position(|n| *n == word);
+    find(&NOUNS).map(|i| PLURALS[i]).or_else(|| find(&PLURALS).map(|i| NOUNS[i]))
+}
+
 pub(crate) fn icon(noun: u8) -> &'static Icon {
     &ICONS[usize::from(noun)]
 }

@@ -18,12 +18,18 @@
 //! ```
 
 pub mod facts;
+pub mod garble;
 pub mod grammar;
 pub mod icons;
+pub mod motion;
 pub mod render;
 pub mod sample;
 pub mod search;
 pub mod simulate;
+pub mod sound;
+pub mod training;
+pub mod worlds;
 
 pub use facts::{Facts, Split};
 pub use sample::Scene;
+pub use worlds::World;

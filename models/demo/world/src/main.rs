@@ -1,18 +1,23 @@
-//! `demo-world`: writes scenes and training data of the demo world.
+//! `demo-world`: writes scenes and training data of the demo worlds.
+
+mod sound_cli;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
-use mils_demo_world::{Facts, Scene, Split, facts, grammar, icons, render, sample, search, simulate};
-use rand::SeedableRng;
+use image::RgbImage;
+use mils_demo_world::motion::{self, Videos};
+use mils_demo_world::worlds::{Pictures, World};
+use mils_demo_world::{Scene, Split, facts, grammar, render, sample, search, simulate, training};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs::{File, create_dir_all};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Scenes, captions and training data of the demo world.
+/// Scenes, captions and training data of the demo worlds.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -24,6 +29,39 @@ struct Args {
 enum SplitArg {
     Train,
     Heldout,
+}
+
+impl From<SplitArg> for Split {
+    fn from(split: SplitArg) -> Self {
+        match split {
+            SplitArg::Train => Self::Train,
+            SplitArg::Heldout => Self::HeldOut,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WorldArg {
+    /// Scenes of one to three objects
+    Picture,
+    /// Scenes in which objects move, grow, turn, appear
+    Video,
+}
+
+impl WorldArg {
+    fn initial_set(self) -> Vec<String> {
+        match self {
+            Self::Picture => Pictures::initial_set(),
+            Self::Video => Videos::initial_set(),
+        }
+    }
+
+    fn atoms(self) -> Vec<String> {
+        match self {
+            Self::Picture => facts::atom_names(),
+            Self::Video => motion::facts::atom_names(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -38,14 +76,20 @@ enum Lists {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Draw scenes as PNG files beside a scenes.jsonl
+    /// Draw scenes beside a scenes.jsonl: PNG files, or of videos a folder of numbered frames each
     Scenes {
+        /// Which world
+        #[arg(long, value_enum, default_value = "picture")]
+        world: WorldArg,
         #[arg(long, default_value = "heldout")]
         split: SplitArg,
         #[arg(long, default_value_t = 24)]
         count: usize,
         #[arg(long, default_value_t = 0)]
         seed: u64,
+        /// Frames of a video
+        #[arg(long, default_value_t = 32)]
+        frames: usize,
         #[arg(long)]
         out: PathBuf,
     },
@@ -60,8 +104,22 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Write training videos as raw bytes, eight frames each, with captions, hard negatives and object boxes
+    TrainVideos {
+        #[arg(long)]
+        count: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 96)]
+        size: u32,
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Write training examples for the generator
     LmData {
+        /// Which world
+        #[arg(long, value_enum, default_value = "picture")]
+        world: WorldArg,
         /// Where the lists come from
         #[arg(long, value_enum, default_value = "stuck")]
         from: Lists,
@@ -78,23 +136,44 @@ enum Command {
     },
     /// Write the initial set, a caption a line
     InitialSet {
+        /// Which world
+        #[arg(long, value_enum, default_value = "picture")]
+        world: WorldArg,
         #[arg(long)]
         out: PathBuf,
     },
     /// Print the name of every atomic fact
-    Atoms,
+    Atoms {
+        /// Which world
+        #[arg(long, value_enum, default_value = "picture")]
+        world: WorldArg,
+    },
+    /// What the models for sounds are trained with
+    Sound {
+        #[command(subcommand)]
+        command: sound_cli::SoundCommand,
+    },
 }
 
 fn main() -> Result<()> {
     match Args::parse().command {
-        Command::Scenes { split, count, seed, out } => scenes(split, count, seed, &out),
-        Command::TrainImages { count, seed, size, out } => train_images(count, seed, size, &out),
-        Command::LmData { from, count, seed, keep, label_scale, out } => {
+        Command::Scenes { world: WorldArg::Picture, split, count, seed, out, .. } => scenes(split, count, seed, &out),
+        Command::Scenes { world: WorldArg::Video, split, count, seed, frames, out } => {
+            videos(split, count, seed, frames, &out)
+        }
+        Command::TrainImages { count, seed, size, out } => {
+            let draw = |rng: &mut _| sample::scene(Split::Train, rng);
+            train("images.u8", count, seed, &out, draw, |scene| train_image(scene, size))
+        }
+        Command::TrainVideos { count, seed, size, out } => {
+            let draw = |rng: &mut _| motion::sample::scene(Split::Train, rng);
+            train("videos.u8", count, seed, &out, draw, |scene| train_video(scene, size))
+        }
+        Command::LmData { world, from, count, seed, keep, label_scale, out } => {
             let mut file = create(&out)?;
-            let examples: Box<dyn Iterator<Item = simulate::Example>> = match from {
-                Lists::Around => Box::new(simulate::examples(count, seed, keep, label_scale)),
-                Lists::Search => Box::new(search::examples(count, seed, keep, label_scale, false).into_iter()),
-                Lists::Stuck => Box::new(search::examples(count, seed, keep, label_scale, true).into_iter()),
+            let examples = match world {
+                WorldArg::Picture => lists::<Pictures>(from, count, seed, keep, label_scale),
+                WorldArg::Video => lists::<Videos>(from, count, seed, keep, label_scale),
             };
             for example in examples {
                 serde_json::to_writer(&mut file, &example)?;
@@ -102,17 +181,29 @@ fn main() -> Result<()> {
             }
             Ok(file.flush()?)
         }
-        Command::InitialSet { out } => {
+        Command::InitialSet { world, out } => {
             let mut file = create(&out)?;
-            for text in sample::initial_set(0) {
+            for text in world.initial_set() {
                 writeln!(file, "{text}")?;
             }
             Ok(file.flush()?)
         }
-        Command::Atoms => {
-            let names = facts::atom_names().join("\n");
-            Ok(writeln!(std::io::stdout(), "{names}")?)
-        }
+        Command::Sound { command } => command.run(),
+        Command::Atoms { world } => Ok(writeln!(std::io::stdout(), "{}", world.atoms().join("\n"))?),
+    }
+}
+
+fn lists<W: World>(
+    from: Lists,
+    count: usize,
+    seed: u64,
+    keep: usize,
+    scale: u32,
+) -> Box<dyn Iterator<Item = simulate::Example>> {
+    match from {
+        Lists::Around => Box::new(simulate::examples::<W>(count, seed, keep, scale)),
+        Lists::Search => Box::new(search::examples::<W>(count, seed, keep, scale, false).into_iter()),
+        Lists::Stuck => Box::new(search::examples::<W>(count, seed, keep, scale, true).into_iter()),
     }
 }
 
@@ -123,12 +214,8 @@ fn create(path: &Path) -> Result<BufWriter<File>> {
 
 fn scenes(split: SplitArg, count: usize, seed: u64, out: &Path) -> Result<()> {
     create_dir_all(out)?;
-    let split = match split {
-        SplitArg::Train => Split::Train,
-        SplitArg::Heldout => Split::HeldOut,
-    };
     let mut list = create(&out.join("scenes.jsonl"))?;
-    for (i, scene) in sample::scenes(split, count, seed).iter().enumerate() {
+    for (i, scene) in sample::scenes(split.into(), count, seed).iter().enumerate() {
         let file = format!("{i:04}.png");
         render::render(scene).image.save(out.join(&file))?;
         let line = json!({"file": file, "caption": grammar::canonical(&scene.facts), "facts": scene.facts});
@@ -137,134 +224,75 @@ fn scenes(split: SplitArg, count: usize, seed: u64, out: &Path) -> Result<()> {
     Ok(list.flush()?)
 }
 
-/// What a training picture's captions are: (text, atoms).
-fn described(facts: &Facts, rng: &mut ChaCha8Rng) -> (String, Vec<u16>) {
-    (grammar::caption(facts, rng), facts.atoms().into_iter().collect())
-}
-
-/// A true caption that leaves something out.
-fn shortened(mut facts: Facts, rng: &mut ChaCha8Rng) -> Facts {
-    use rand::RngExt;
-    if rng.random_bool(0.4) {
-        facts.background = None;
-    }
-    let coloured = facts.coloured();
-    let (noun, colour) = coloured[rng.random_range(0..coloured.len())];
-    facts.content = match facts.content {
-        facts::Content::One { count, size, position, .. } => facts::Content::One {
-            noun,
-            colour,
-            count,
-            size: size.filter(|_| rng.random_bool(0.5)),
-            position: position.filter(|_| rng.random_bool(0.5)),
-        },
-        facts::Content::Two { a, b, .. } if rng.random_bool(0.6) => {
-            let t = if rng.random_bool(0.5) { a } else { b };
-            let size = rng.random_bool(0.7).then_some(t.size);
-            facts::Content::One { noun: t.noun, colour: t.colour, count: 1, size, position: None }
-        }
-        facts::Content::Three(_) if rng.random_bool(0.6) => {
-            facts::Content::One { noun, colour, count: 1, size: None, position: None }
-        }
-        other => other,
-    };
-    facts
-}
-
-/// The caption with one of its nouns in the wrong number: "a small orange tulips".
-fn disagreeing(words: &[&str], rng: &mut ChaCha8Rng) -> Option<String> {
-    use rand::RngExt;
-    let (singular, plural) = (icons::nouns(), icons::plurals());
-    let other = |word: &str| {
-        let find = |names: &[&str]| names.iter().position(|n| *n == word);
-        find(singular).map(|i| plural[i]).or_else(|| find(plural).map(|i| singular[i]))
-    };
-    let changed = |word: &str| match word.strip_suffix(',') {
-        Some(bare) => other(bare).map(|w| format!("{w},")),
-        None => other(word).map(String::from),
-    };
-    let nouns: Vec<(usize, String)> =
-        words.iter().enumerate().filter_map(|(i, w)| changed(w).map(|new| (i, new))).collect();
-    let (at, new) = nouns.get(rng.random_range(0..nouns.len().max(1)))?;
-    let mut words = words.to_vec();
-    words[*at] = new;
-    Some(words.join(" "))
-}
-
-/// Something that a language model may say and nobody would: a caption with a word too many or too few, with the end of
-/// another one, or with a noun in the wrong number. None where every attempt came out as a sentence of the grammar.
-fn garbled(caption: &str, other: &str, rng: &mut ChaCha8Rng) -> Option<String> {
-    use rand::RngExt;
-    let (words, others) = (caption.split(' ').collect::<Vec<_>>(), other.split(' ').collect::<Vec<_>>());
-    (0..20).find_map(|_| {
-        if rng.random_bool(0.3) {
-            return disagreeing(&words, rng).filter(|text| grammar::parse(text).is_none());
-        }
-        let at = rng.random_range(1..words.len());
-        let from = rng.random_range(0..others.len());
-        let (mut begin, end) = (words[..at].to_vec(), &words[at..]);
-        match rng.random_range(0..6) {
-            0 => begin.extend([words[at - 1]].iter().chain(end)),
-            1 => begin.extend(&end[1..]),
-            2 => begin.extend([others[from]].iter().chain(&end[1..])),
-            3 => begin.extend(&others[from..]),
-            4 => begin.extend(end.iter().chain(&others[from..])),
-            _ => {}
-        }
-        Some(begin.join(" ")).filter(|text| grammar::parse(text).is_none())
-    })
-}
-
-fn train_image(scene: &Scene, size: u32) -> Result<(Vec<u8>, serde_json::Value)> {
-    use rand::RngExt;
-    let picture = render::render(scene);
-    let (w, h) = picture.image.dimensions();
-    let source = Image::from_vec_u8(w, h, picture.image.into_raw(), PixelType::U8x3)?;
-    let mut target = Image::new(size, size, PixelType::U8x3);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-    Resizer::new().resize(&source, &mut target, &options)?;
-
-    let mut rng = ChaCha8Rng::seed_from_u64(scene.seed ^ 0x5eed);
-    let full = described(&scene.facts, &mut rng);
-    let again = described(&scene.facts, &mut rng);
-    let short = described(&shortened(scene.facts, &mut rng), &mut rng);
-    let negatives: Vec<_> = (0..6)
-        .map(|i| {
-            // Two say the same words of other things, two are one change away, and two are further off.
-            let changes = if i < 4 { 1 } else { rng.random_range(2..=3) };
-            let confused = if i < 2 { sample::confuse(&scene.facts, &mut rng) } else { scene.facts };
-            let left = changes - usize::from(confused != scene.facts);
-            let facts = (0..left).fold(confused, |facts, _| sample::perturb(&facts, &mut rng));
-            described(&facts, &mut rng)
-        })
-        .collect();
-    let texts = || [&full.0, &again.0].into_iter().zip([&negatives[2].0, &negatives[3].0]);
-    let garbles: Vec<_> = texts().filter_map(|(own, other)| garbled(own, other, &mut rng)).collect();
-    let meta = json!({
-        "garbled": garbles,
-        "caption": grammar::canonical(&scene.facts),
-        "atoms": scene.facts.atoms(),
-        "captions": [full.0, again.0, short.0],
-        "caption_atoms": [full.1, again.1, short.1],
-        "negatives": negatives.iter().map(|n| &n.0).collect::<Vec<_>>(),
-        "neg_atoms": negatives.iter().map(|n| &n.1).collect::<Vec<_>>(),
-        "objects": picture.objects,
-        "background": scene.facts.background,
-    });
-    Ok((target.into_vec(), meta))
-}
-
-fn train_images(count: usize, seed: u64, size: u32, out: &Path) -> Result<()> {
+fn videos(split: SplitArg, count: usize, seed: u64, frames: usize, out: &Path) -> Result<()> {
     create_dir_all(out)?;
-    let mut images = create(&out.join("images.u8"))?;
+    let mut list = create(&out.join("scenes.jsonl"))?;
+    for (i, scene) in motion::sample::scenes(split.into(), count, seed).iter().enumerate() {
+        let folder = format!("{i:04}");
+        create_dir_all(out.join(&folder))?;
+        for (k, frame) in motion::render::Clip::new(scene).frames(frames).iter().enumerate() {
+            frame.save(out.join(&folder).join(format!("{k:03}.png")))?;
+        }
+        let caption = motion::grammar::canonical(&scene.facts);
+        writeln!(list, "{}", json!({"folder": folder, "caption": caption, "facts": scene.facts}))?;
+    }
+    Ok(list.flush()?)
+}
+
+/// The pixels of a frame in the encoder's size.
+fn resized(image: RgbImage, size: u32, alg: ResizeAlg) -> Result<Vec<u8>> {
+    let (w, h) = image.dimensions();
+    let source = Image::from_vec_u8(w, h, image.into_raw(), PixelType::U8x3)?;
+    let mut target = Image::new(size, size, PixelType::U8x3);
+    Resizer::new().resize(&source, &mut target, &ResizeOptions::new().resize_alg(alg))?;
+    Ok(target.into_vec())
+}
+
+fn train_image(scene: &Scene, size: u32) -> Result<(Vec<u8>, Value)> {
+    let picture = render::render(scene);
+    let mut meta = serde_json::to_value(training::texts::<Pictures>(&scene.facts, scene.seed))?;
+    meta["objects"] = json!(picture.objects);
+    meta["background"] = json!(scene.facts.background);
+    Ok((resized(picture.image, size, ResizeAlg::Convolution(FilterType::CatmullRom))?, meta))
+}
+
+/// Frames that an encoder of videos looks at.
+const LOOKS: usize = 8;
+
+fn train_video(scene: &motion::Scene, size: u32) -> Result<(Vec<u8>, Value)> {
+    let clip = motion::render::Clip::new(scene);
+    // Files have any number of frames, of which the encoder's reference takes every so many-th.
+    let count = ChaCha8Rng::seed_from_u64(scene.seed).random_range(24..=48_usize);
+    let times: Vec<f32> = motion::render::times(count).step_by(count / LOOKS).take(LOOKS).collect();
+    let mut pixels = Vec::with_capacity(LOOKS * (size * size * 3) as usize);
+    for &t in &times {
+        // As mils-media does what ViCLIP's reference does, without antialiasing.
+        pixels.extend(resized(clip.frame(t), size, ResizeAlg::Interpolation(FilterType::Bilinear))?);
+    }
+    let mut meta = serde_json::to_value(training::texts::<Videos>(&scene.facts, scene.seed))?;
+    meta["objects"] = times.iter().map(|&t| json!(clip.objects(t))).collect();
+    Ok((pixels, meta))
+}
+
+/// Writes the pixels of `count` scenes into one file and what is known of them into another.
+fn train<S: Sync>(
+    pixels: &str,
+    count: usize,
+    seed: u64,
+    out: &Path,
+    draw: impl Fn(&mut ChaCha8Rng) -> S,
+    make: impl Fn(&S) -> Result<(Vec<u8>, Value)> + Sync,
+) -> Result<()> {
+    create_dir_all(out)?;
+    let mut images = create(&out.join(pixels))?;
     let mut meta = create(&out.join("meta.jsonl"))?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut left = count;
     while left > 0 {
         let n = left.min(1024);
         left -= n;
-        let scenes: Vec<Scene> = (0..n).map(|_| sample::scene(Split::Train, &mut rng)).collect();
-        let made: Vec<_> = scenes.par_iter().map(|s| train_image(s, size)).collect::<Result<_>>()?;
+        let scenes: Vec<S> = (0..n).map(|_| draw(&mut rng)).collect();
+        let made: Vec<_> = scenes.par_iter().map(&make).collect::<Result<_>>()?;
         for (bytes, line) in made {
             images.write_all(&bytes)?;
             writeln!(meta, "{line}")?;

@@ -53,15 +53,10 @@ pub fn render(scene: &Scene) -> Picture {
         for spot in &spots {
             draw(&mut pixmap, spot, &mut rng);
         }
-        for (under, over) in canvas.chunks_exact_mut(3).zip(pixmap.pixels()) {
-            let keep = 1.0 - f32::from(over.alpha()) / 255.0;
-            let over = [over.red(), over.green(), over.blue()];
-            for (u, o) in under.iter_mut().zip(over) {
-                *u = *u * keep + f32::from(o);
-            }
-        }
+        lay_over(&mut canvas, &pixmap);
     }
-    let bytes = develop(&canvas, w as usize, &mut rng);
+    let camera = Camera::new(&mut rng);
+    let bytes = camera.develop(&canvas, w as usize, camera.noise);
     let objects = spots
         .iter()
         .map(|s| Placed {
@@ -170,7 +165,18 @@ fn scatter(objects: &[(u8, u8); 3], w: f32, h: f32, rng: &mut ChaCha8Rng) -> Vec
 }
 
 /// An RGB triple, 0 to 255.
-type Rgb = [f32; 3];
+pub(crate) type Rgb = [f32; 3];
+
+/// Blends what was drawn over a canvas of the same size.
+pub(crate) fn lay_over(canvas: &mut [f32], pixmap: &Pixmap) {
+    for (under, over) in canvas.chunks_exact_mut(3).zip(pixmap.pixels()) {
+        let keep = 1.0 - f32::from(over.alpha()) / 255.0;
+        let over = [over.red(), over.green(), over.blue()];
+        for (u, o) in under.iter_mut().zip(over) {
+            *u = *u * keep + f32::from(o);
+        }
+    }
+}
 
 fn hsv(hue: f32, saturation: f32, value: f32) -> Rgb {
     let h = hue.rem_euclid(360.0) / 60.0;
@@ -181,7 +187,8 @@ fn hsv(hue: f32, saturation: f32, value: f32) -> Rgb {
     [f(5.0), f(3.0), f(1.0)]
 }
 
-fn ink(colour: u8, rng: &mut impl Rng) -> Rgb {
+/// A shade of a colour.
+pub(crate) fn ink(colour: u8, rng: &mut impl Rng) -> Rgb {
     let mut near = |mid: f32, spread: f32| mid + rng.random_range(-spread..spread);
     match colour {
         0 => hsv(near(0.0, 6.0), near(0.9, 0.08), near(0.86, 0.1)),
@@ -203,15 +210,21 @@ fn paint(rgb: Rgb, shade: f32) -> Paint<'static> {
     paint
 }
 
-/// Silhouette, details and a thin dark outline, slightly turned.
+/// An object, slightly turned.
 fn draw(pixmap: &mut Pixmap, spot: &Spot, rng: &mut ChaCha8Rng) {
-    let icon = icons::icon(spot.noun);
     let rgb = ink(spot.colour, rng);
-    let scale = spot.side / VIEW;
+    stamp(pixmap, spot.noun, rgb, spot.side, rng.random_range(-4.0..4.0), (spot.x, spot.y));
+}
+
+/// Silhouette, details and a thin dark outline; `side` in pixels, turned by `angle` degrees about the middle, which is at
+/// `(x, y)`.
+pub(crate) fn stamp(pixmap: &mut Pixmap, noun: u8, rgb: Rgb, side: f32, angle: f32, (x, y): (f32, f32)) {
+    let icon = icons::icon(noun);
+    let scale = side / VIEW;
     let transform = Transform::from_translate(-VIEW / 2.0, -VIEW / 2.0)
         .post_scale(scale, scale)
-        .post_rotate(rng.random_range(-4.0..4.0))
-        .post_translate(spot.x, spot.y);
+        .post_rotate(angle)
+        .post_translate(x, y);
     let (body, detail) = if icon.solid { (0.45, 1.0) } else { (1.0, 0.5) };
     let outline = Stroke { width: 1.6, line_join: LineJoin::Round, ..Stroke::default() };
     for contour in &icon.contours {
@@ -237,7 +250,8 @@ impl Quick {
     }
 }
 
-fn background(kind: u8, w: u32, h: u32, rng: &mut ChaCha8Rng) -> Vec<f32> {
+/// What is behind everything: `w * h` pixels of three values, 0 to 255.
+pub(crate) fn background(kind: u8, w: u32, h: u32, rng: &mut ChaCha8Rng) -> Vec<f32> {
     let mut quick = Quick(rng.random::<u32>() | 1);
     let mut vary = |mid: f32, spread: f32| mid + rng.random_range(-spread..spread);
     let tone = vary(1.0, 0.12);
@@ -314,29 +328,46 @@ fn background(kind: u8, w: u32, h: u32, rng: &mut ChaCha8Rng) -> Vec<f32> {
     out
 }
 
-/// Exposure, contrast, sometimes a slight blur, and sensor noise.
-fn develop(canvas: &[f32], width: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
-    let contrast = rng.random_range(0.85..1.12_f32);
-    let lift = rng.random_range(-14.0..14.0_f32);
-    let sigma = rng.random_range(0.0..14.0_f32);
-    let blur = rng.random_bool(0.2);
-    let mut quick = Quick(rng.random::<u32>() | 1);
-    let stride = width * 3;
-    let at = |i: usize, d: isize| -> f32 {
-        let j = i.wrapping_add_signed(d);
-        canvas.get(j).copied().unwrap_or(canvas[i])
-    };
-    (0..canvas.len())
-        .map(|i| {
-            let v = if blur {
-                let cross = at(i, -3) + at(i, 3) + at(i, -(stride as isize)) + at(i, stride as isize);
-                canvas[i] * 0.5 + cross * 0.125
-            } else {
-                canvas[i]
-            };
-            // A sum of three uniforms is near enough to a Gaussian; its variance is 3/12.
-            let noise = (quick.next() + quick.next() + quick.next() - 1.5) * 2.0 * sigma;
-            ((v - 128.0) * contrast + 128.0 + lift + noise).clamp(0.0, 255.0) as u8
-        })
-        .collect()
+/// What a camera does to a picture: exposure, contrast, sometimes a slight blur, and sensor noise.
+pub(crate) struct Camera {
+    contrast: f32,
+    lift: f32,
+    sigma: f32,
+    blur: bool,
+    /// Seed of the noise.
+    pub(crate) noise: u32,
+}
+
+impl Camera {
+    pub(crate) fn new(rng: &mut impl Rng) -> Self {
+        Self {
+            contrast: rng.random_range(0.85..1.12),
+            lift: rng.random_range(-14.0..14.0),
+            sigma: rng.random_range(0.0..14.0),
+            blur: rng.random_bool(0.2),
+            noise: rng.random(),
+        }
+    }
+
+    pub(crate) fn develop(&self, canvas: &[f32], width: usize, noise: u32) -> Vec<u8> {
+        let mut quick = Quick(noise | 1);
+        let stride = width * 3;
+        let at = |i: usize, d: isize| -> f32 {
+            let j = i.wrapping_add_signed(d);
+            canvas.get(j).copied().unwrap_or(canvas[i])
+        };
+        (0..canvas.len())
+            .map(|i| {
+                let v = if self.blur {
+                    let cross = at(i, -3) + at(i, 3) + at(i, -(stride as isize)) + at(i, stride as isize);
+                    canvas[i] * 0.5 + cross * 0.125
+                } else {
+                    canvas[i]
+                };
+                // A sum of three uniforms is near enough to a Gaussian; its variance is 3/12.
+                let noise = (quick.next() + quick.next() + quick.next() - 1.5) * 2.0 * self.sigma;
+                ((v - 128.0) * self.contrast + 128.0 + self.lift + noise).clamp(0.0, 255.0) as u8
+            })
+            .collect()
+    }
 }

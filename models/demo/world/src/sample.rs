@@ -270,6 +270,34 @@ fn change_three(mut objects: [(u8, u8); 3], rng: &mut impl Rng) -> Content {
     Content::Three(objects)
 }
 
+/// True facts that leave something out.
+pub fn shortened(mut facts: Facts, rng: &mut impl Rng) -> Facts {
+    if rng.random_bool(0.4) {
+        facts.background = None;
+    }
+    let coloured = facts.coloured();
+    let (noun, colour) = coloured[rng.random_range(0..coloured.len())];
+    facts.content = match facts.content {
+        Content::One { count, size, position, .. } => Content::One {
+            noun,
+            colour,
+            count,
+            size: size.filter(|_| rng.random_bool(0.5)),
+            position: position.filter(|_| rng.random_bool(0.5)),
+        },
+        Content::Two { a, b, .. } if rng.random_bool(0.6) => {
+            let t = if rng.random_bool(0.5) { a } else { b };
+            let size = rng.random_bool(0.7).then_some(t.size);
+            Content::One { noun: t.noun, colour: t.colour, count: 1, size, position: None }
+        }
+        Content::Three(_) if rng.random_bool(0.6) => {
+            Content::One { noun, colour, count: 1, size: None, position: None }
+        }
+        other => other,
+    };
+    facts
+}
+
 /// Recombines the pool by the grammar: the kind of a random member, then every part independently from a random
 /// member that states it (at random where none does). May reach combinations of either split.
 pub fn recombine(pool: &[Facts], rng: &mut impl Rng) -> Facts {

@@ -3,11 +3,11 @@
 //! A candidate's simulated score is a weighted F1 between its facts and the scene's, plus noise, sometimes with one
 //! fact of the scene misperceived: roughly what a small CLIP does.
 
-use crate::facts::{self, Content, Facts, Split};
-use crate::{grammar, sample};
+use crate::worlds::{World, initial};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
 
 /// One training example.
 #[derive(serde::Serialize)]
@@ -29,11 +29,12 @@ pub(crate) fn labels(scores: &[f32], scale: u32) -> Vec<u32> {
 }
 
 /// A scorer with its own taste: how much each sort of fact counts, how noisy it is, what it misperceives.
-struct Taste {
-    weights: [f32; 7],
+struct Taste<W> {
+    weights: Vec<f32>,
     sigma: f32,
     truth: BTreeSet<u16>,
     misread: Option<BTreeSet<u16>>,
+    world: PhantomData<W>,
 }
 
 /// Normal deviate from twelve uniforms.
@@ -41,20 +42,20 @@ pub(crate) fn normal(rng: &mut impl Rng) -> f32 {
     (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0
 }
 
-impl Taste {
-    fn new(truth: &Facts, rng: &mut impl Rng) -> Self {
-        let base = [1.6, 1.0, 0.7, 0.9, 0.8, 1.1, 0.7];
-        let misread = rng.random_bool(0.25).then(|| sample::perturb(truth, rng).atoms());
+impl<W: World> Taste<W> {
+    fn new(truth: &W::Facts, rng: &mut impl Rng) -> Self {
+        let misread = rng.random_bool(0.25).then(|| W::atoms(&W::perturb(truth, rng)));
         Self {
-            weights: base.map(|w| w * (0.4 * normal(rng)).exp()),
+            weights: W::ATOM_WEIGHTS.iter().map(|w| w * (0.4 * normal(rng)).exp()).collect(),
             sigma: rng.random_range(0.01..0.09),
-            truth: truth.atoms(),
+            truth: W::atoms(truth),
             misread,
+            world: PhantomData,
         }
     }
 
     fn weight(&self, atom: u16) -> f32 {
-        self.weights[usize::from(facts::sort(atom))]
+        self.weights[usize::from(W::sort(atom))]
     }
 
     fn match_with(&self, truth: &BTreeSet<u16>, said: &BTreeSet<u16>) -> f32 {
@@ -63,8 +64,8 @@ impl Taste {
         2.0 * both / (sum(&mut truth.iter().copied()) + sum(&mut said.iter().copied()))
     }
 
-    fn score(&self, said: &Facts, rng: &mut impl Rng) -> f32 {
-        let atoms = said.atoms();
+    fn score(&self, said: &W::Facts, rng: &mut impl Rng) -> f32 {
+        let atoms = W::atoms(said);
         let mut score = self.match_with(&self.truth, &atoms);
         if let Some(misread) = &self.misread {
             score = 0.5 * score + 0.5 * self.match_with(misread, &atoms);
@@ -74,44 +75,28 @@ impl Taste {
 }
 
 /// A candidate as a run at `progress` might have proposed it: the truth with some things changed.
-fn candidate(truth: &Facts, progress: f32, rng: &mut impl Rng) -> Facts {
+fn candidate<W: World>(truth: &W::Facts, progress: f32, rng: &mut impl Rng) -> W::Facts {
     let mut facts = *truth;
     let most = 1.5 + 6.5 * (1.0 - progress);
     let changes = rng.random_range(0.0..most).ceil() as usize;
     for _ in 0..changes {
-        facts = sample::perturb(&facts, rng);
+        facts = W::perturb(&facts, rng);
     }
     facts
 }
 
 /// What a run that has seen only one kind of object so far would hold: part of the truth, partly wrong.
-fn partial(truth: &Facts, rng: &mut impl Rng) -> Facts {
-    let coloured = truth.coloured();
-    let (noun, colour) = coloured[rng.random_range(0..coloured.len())];
-    let mut size = rng.random_bool(0.6).then(|| rng.random_range(0..2));
-    let mut position = rng.random_bool(0.5).then(|| rng.random_range(0..5));
-    let mut count = 1;
-    if let Content::One { count: c, size: s, position: p, .. } = truth.content {
-        count = c;
-        size = size.and(s);
-        position = position.and(p);
-    }
-    let mut facts = Facts {
-        content: Content::One { noun, colour, count, size, position },
-        background: truth.background.filter(|_| rng.random_bool(0.6)),
-    };
-    for _ in 0..rng.random_range(0..4) {
-        facts = sample::perturb(&facts, rng);
-    }
-    facts
+fn partial<W: World>(truth: &W::Facts, rng: &mut impl Rng) -> W::Facts {
+    let facts = W::part(truth, rng);
+    (0..rng.random_range(0..4)).fold(facts, |facts, _| W::perturb(&facts, rng))
 }
 
 /// Simulates the moment of one run. `initial` is the initial set, parsed.
-fn example(initial: &[(String, Facts)], keep: usize, scale: u32, rng: &mut ChaCha8Rng) -> Example {
-    let truth = sample::scene(Split::Train, rng).facts;
-    let taste = Taste::new(&truth, rng);
+fn example<W: World>(initial: &[(String, W::Facts)], keep: usize, scale: u32, rng: &mut ChaCha8Rng) -> Example {
+    let truth = W::truth(rng);
+    let taste = Taste::<W>::new(&truth, rng);
     let progress = if rng.random_bool(0.2) { 0.0 } else { rng.random_range(0.0..1.0_f32) };
-    let mut pool: BTreeMap<String, Facts> = BTreeMap::new();
+    let mut pool: BTreeMap<String, W::Facts> = BTreeMap::new();
     for _ in 0..if progress == 0.0 { initial.len() } else { 100 } {
         let (text, facts) = if progress == 0.0 {
             initial[pool.len() % initial.len()].clone()
@@ -125,9 +110,12 @@ fn example(initial: &[(String, Facts)], keep: usize, scale: u32, rng: &mut ChaCh
     } else {
         let blind = rng.random_range(0.0..0.5) * (1.0 - progress);
         for _ in 0..rng.random_range(16..120) {
-            let facts =
-                if rng.random_bool(f64::from(blind)) { partial(&truth, rng) } else { candidate(&truth, progress, rng) };
-            pool.insert(grammar::caption(&facts, rng), facts);
+            let facts = if rng.random_bool(f64::from(blind)) {
+                partial::<W>(&truth, rng)
+            } else {
+                candidate::<W>(&truth, progress, rng)
+            };
+            pool.insert(W::caption(&facts, rng), facts);
         }
         // The answer itself is seldom in the list: what comes next must be new.
         let keep_truth = rng.random_bool(0.2);
@@ -140,15 +128,12 @@ fn example(initial: &[(String, Facts)], keep: usize, scale: u32, rng: &mut ChaCh
     scored.reverse();
     let scores: Vec<f32> = scored.iter().map(|s| s.0).collect();
     let items = labels(&scores, scale).into_iter().zip(scored.into_iter().map(|s| s.1)).collect();
-    Example { items, target: grammar::caption(&truth, rng), progress }
+    Example { items, target: W::caption(&truth, rng), progress }
 }
 
 /// `count` examples, the same for the same seed.
-pub fn examples(count: usize, seed: u64, keep: usize, scale: u32) -> impl Iterator<Item = Example> {
-    let initial: Vec<(String, Facts)> = sample::initial_set(0)
-        .into_iter()
-        .filter_map(|text| grammar::parse(&text).map(|facts| (text, facts)))
-        .collect();
+pub fn examples<W: World>(count: usize, seed: u64, keep: usize, scale: u32) -> impl Iterator<Item = Example> {
+    let initial = initial::<W>();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..count).map(move |_| example(&initial, keep, scale, &mut rng))
+    (0..count).map(move |_| example::<W>(&initial, keep, scale, &mut rng))
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use mils_demo_world::facts::{COLOURS, Content, Relation, atom_names, attribute_accuracy, exact, f1, noun_recall};
+use mils_demo_world::worlds::Pictures;
 use mils_demo_world::{Split, grammar, icons, render, sample, search, simulate};
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -107,7 +108,7 @@ fn captions_are_judged_by_their_facts() {
 
 #[test]
 fn simulated_lists_are_ascending_and_their_answers_complete() {
-    for example in simulate::examples(50, 3, 12, 100) {
+    for example in simulate::examples::<Pictures>(50, 3, 12, 100) {
         assert_eq!(example.items.len(), 12);
         assert!(example.items.windows(2).all(|w| w[0].0 <= w[1].0));
         assert_eq!((example.items[0].0, example.items[11].0), (0, 100));
@@ -118,7 +119,7 @@ fn simulated_lists_are_ascending_and_their_answers_complete() {
 #[test]
 fn a_simulated_search_never_holds_its_answer_nor_anything_held_out() {
     for stuck in [false, true] {
-        let examples = search::examples(300, 3, 12, 100, stuck);
+        let examples = search::examples::<Pictures>(300, 3, 12, 100, stuck);
         assert_eq!(examples.len(), 300);
         for example in &examples {
             let truth = grammar::parse(&example.target).unwrap();
@@ -141,8 +142,9 @@ fn a_simulated_search_never_holds_its_answer_nor_anything_held_out() {
         };
         assert!(near(true) > near(false) + 0.05, "{} {}", near(true), near(false));
     }
-    let texts =
-        |seed| -> Vec<String> { search::examples(5, seed, 12, 100, true).into_iter().map(|e| e.target).collect() };
+    let texts = |seed| -> Vec<String> {
+        search::examples::<Pictures>(5, seed, 12, 100, true).into_iter().map(|e| e.target).collect()
+    };
     assert_eq!(texts(1), texts(1));
     assert_ne!(texts(1), texts(2));
 }

@@ -1,0 +1,108 @@
+//! The bundled ViCLIP, which is trained: against what PyTorch computes with it (conformance/make_fixtures.py), on sample
+//! files from their decoding on, and on held-out moving scenes.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use mils_demo_world::Split;
+use mils_demo_world::motion::facts::{Actor, VERBS};
+use mils_demo_world::motion::{Facts, grammar, render::Clip, sample};
+use mils_encoder::{DualEncoder, Encoder, ModelFiles};
+use mils_media::RgbImage;
+use mils_media::video::{self, VideoLimits};
+use mils_models::{Modality, Pack};
+use mils_tests::{backends, compare, cosine, fixtures, tolerance};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use std::path::Path;
+
+#[derive(serde::Deserialize)]
+struct Reference {
+    samples: Vec<String>,
+    texts: Vec<String>,
+    video_embeds: Vec<Vec<f32>>,
+    text_embeds: Vec<Vec<f32>>,
+    cosines: Vec<Vec<f32>>,
+}
+
+fn viclip(backend: &dyn mils_graph::Backend) -> Encoder {
+    let scorer = Pack::find("demo").unwrap().task(Modality::Video).unwrap().scorer;
+    ModelFiles::open(&scorer).unwrap().load(backend).unwrap()
+}
+
+/// What a sample file's frames are, as the model's reference takes them.
+fn decoded(model: &Encoder, name: &str) -> Vec<RgbImage> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo/samples").join(name);
+    let found = video::sample(&path, model.frames_wanted(), model.sampling(), &VideoLimits::default()).unwrap();
+    found.frames.into_iter().map(|frame| frame.image).collect()
+}
+
+#[test]
+fn the_bundled_viclip_scores_as_pytorch_does() {
+    let text = std::fs::read_to_string(fixtures().join("demo-pack-video.json")).unwrap();
+    let reference: Reference = serde_json::from_str(&text).unwrap();
+    assert!(reference.samples.len() >= 2 && reference.texts.len() >= 8);
+    for backend in backends() {
+        let mut model = viclip(&*backend);
+        assert_eq!(model.frames_wanted(), 8);
+        let texts = model.embed_texts(&reference.texts).unwrap();
+        for (i, theirs) in reference.text_embeds.iter().enumerate() {
+            compare(&format!("{} {:?}", backend.name(), reference.texts[i]), texts.row(i), theirs);
+        }
+        let videos: Vec<Vec<RgbImage>> = reference.samples.iter().map(|name| decoded(&model, name)).collect();
+        let rows = model.embed_videos(&videos).unwrap();
+        for (i, theirs) in reference.video_embeds.iter().enumerate() {
+            let name = &reference.samples[i];
+            let cosine = cosine(rows.row(i), theirs);
+            assert!(cosine >= tolerance::FILE_COSINE, "{} {name}: cosine {cosine}", backend.name());
+            for (j, score) in reference.cosines[i].iter().enumerate() {
+                let ours = rows.dot(i, &texts, j);
+                assert!((ours - score).abs() < 5e-3, "{} {name} {j}: {ours}, not {score}", backend.name());
+            }
+        }
+    }
+}
+
+/// True captions of the sample files.
+const SAMPLES: [(&str, &str); 2] = [("6-.mp4", ""), ("7-.mp4", "")];
+
+#[test]
+fn samples_are_told_from_videos_in_which_something_else_is_done() {
+    let mut model = viclip(&mils_cpu::Cpu::new());
+    for (name, caption) in SAMPLES {
+        let truth = grammar::parse(caption).unwrap();
+        assert_eq!(truth.split(), Split::HeldOut, "{name}");
+        let row = model.embed_videos(&[decoded(&model, name)]).unwrap();
+        let mut texts = vec![caption.to_owned()];
+        for verb in 0..VERBS.len() as u8 {
+            let mut first = truth;
+            first.first.verb = verb;
+            let second = truth.second.map(|other| Facts { second: Some(Actor { verb, ..other }), ..truth });
+            let changed = [Some(first), second].into_iter().flatten().filter(|facts| *facts != truth);
+            texts.extend(changed.map(|facts| grammar::canonical(&facts)));
+        }
+        let scores = row.dots(0, &model.embed_texts(&texts).unwrap());
+        for (text, score) in texts.iter().zip(&scores).skip(1) {
+            assert!(scores[0] > *score, "{name}: {text:?} has {score}, the truth {}", scores[0]);
+        }
+    }
+}
+
+#[test]
+fn held_out_scenes_score_highest_with_what_is_true_of_them() {
+    let mut model = viclip(&mils_cpu::Cpu::new());
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let (mut won, mut of) = (0, 0);
+    for scene in sample::scenes(Split::HeldOut, 40, 5) {
+        let frames = Clip::new(&scene).frames(32).into_iter().step_by(4).collect();
+        let mut texts = vec![grammar::canonical(&scene.facts)];
+        for _ in 0..12 {
+            let changed = sample::change(scene.facts, &mut rng);
+            if changed != scene.facts {
+                texts.push(grammar::canonical(&changed));
+            }
+        }
+        let scores = model.embed_videos(&[frames]).unwrap().dots(0, &model.embed_texts(&texts).unwrap());
+        won += scores[1..].iter().filter(|score| **score < scores[0]).count();
+        of += scores.len() - 1;
+    }
+    assert!(won * 100 >= of * 90, "{won} of {of}");
+}

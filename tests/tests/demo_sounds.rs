@@ -53,7 +53,9 @@ fn the_bundled_clap_hears_as_transformers_does() {
             assert!(cosine >= 0.999, "{} {name}: cosine {cosine}", backend.name());
             for (j, score) in reference.cosines[i].iter().enumerate() {
                 let ours = rows.dot(i, &texts, j);
-                assert!((ours - score).abs() < 1e-2, "{} {name} {j}: {ours}, not {score}", backend.name());
+                // As far as embeddings with that cosine can be from each other. What differs is decoding: recordings with
+                // silence in them have little but the decoder's noise there, and decibels see it.
+                assert!((ours - score).abs() < 0.045, "{} {name} {j}: {ours}, not {score}", backend.name());
             }
         }
     }
@@ -70,7 +72,7 @@ fn held_out_recordings_are_told_apart() {
     let recordings = list(&demo().join("recordings")).unwrap();
     assert_eq!((recordings.len(), recordings.iter().all(|r| r.fold == HELD_OUT_FOLD)), (80, true));
     let sounds: Vec<u8> = recordings.iter().map(|r| r.sound).collect();
-    let mut clap = clap(&mils_cpu::CpuBackend::default());
+    let mut clap = clap(&mils_cpu::Cpu::new());
     let alone: Vec<Sound> = recordings.iter().map(|r| heard(&clap, &r.path)).collect();
     let pairs = mix::pairs(&sounds, 60, 1848);
     let mixture = |&[a, b]: &[usize; 2]| {

@@ -17,7 +17,8 @@ use std::sync::atomic::Ordering;
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask bench encoders                        ours alone, in each precision
-  cargo xtask bench encoders --peers                beside ONNX Runtime and PyTorch, those that are there
+  cargo xtask bench encoders --peers                beside ONNX Runtime, PyTorch and candle, those that are there
+  cargo xtask bench encoders --peers=candle         beside candle, which is built first if it is not yet
   cargo xtask bench encoders --peers=ort-f32 --only clip-b32 --rounds 10
   cargo xtask bench all --peers --json speed.json --plot speed.svg
   cargo xtask bench quality --scenes 40";

@@ -26,8 +26,8 @@ END = BACKGROUND + BACKGROUNDS
 # Nouns, their colours, what they do, and the background; and for some credit before the noun is right, colours and
 # verbs by themselves.
 KERNEL = Kernel({
-    "noun": (NOUNS, 1.5), "colour": (NOUNS * COLOURS, 0.9), "verb": (NOUNS * VERBS, 1.1), "background": (BACKGROUNDS, 1.0),
-    "any_colour": (COLOURS, 0.3), "any_verb": (VERBS, 0.4), "garbled": (1, 2.0),
+    "noun": (NOUNS, 1.5), "colour": (NOUNS * COLOURS, 0.9), "verb": (NOUNS * VERBS, 1.1),
+    "background": (BACKGROUNDS, 1.0), "any_colour": (COLOURS, 0.3), "any_verb": (VERBS, 0.4), "garbled": (1, 2.0),
 })
 
 
@@ -93,15 +93,18 @@ def main():
         args.text_minutes = 0
     hints = Hints(
         args.width, args.size // args.patch, FRAMES, [("noun", NOUNS), ("colour", COLOURS), ("verb", VERBS)],
-        {"nouns": (0, COLOUR), "colours": (COLOUR, VERB), "verbs": (VERB, BACKGROUND), "backgrounds": (BACKGROUND, END)},
+        {
+            "nouns": (0, COLOUR), "colours": (COLOUR, VERB), "verbs": (VERB, BACKGROUND),
+            "backgrounds": (BACKGROUND, END),
+        },
     )
 
     def save():
         out = pathlib.Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
         # `temp` is the inverse of the scale of the soft contrast.
-        state = {k: v.detach().half().contiguous() for k, v in model.state().items()} | {"temp": torch.tensor(1 / 30).half()}
-        save_file(state, out / "model.safetensors")
+        state = {k: v.detach().half().contiguous() for k, v in model.state().items()}
+        save_file(state | {"temp": torch.tensor(1 / 30).half()}, out / "model.safetensors")
         tok.save(str(out / "tokenizer.json"))
 
     run(args, model, tok, hints, data, val, np.random.default_rng(args.seed), save)

@@ -1,5 +1,5 @@
-"""ViCLIP (arXiv 2307.06942), small: CLIP's image tower over the patches of all frames at once, CLIP's text tower with 32
-positions, and the names of the published file."""
+"""ViCLIP (arXiv 2307.06942), small: CLIP's image tower over the patches of all frames at once, CLIP's text tower with
+32 positions, and the names of the published file."""
 
 import torch
 import torch.nn.functional as F

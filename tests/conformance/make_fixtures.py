@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent
 DEMO = HERE.parent.parent / "models" / "demo"
 sys.path.insert(0, str(DEMO / "train"))
 
-from fixtures import clip, demo_video  # noqa: E402
+from fixtures import clip, demo_sound, demo_video  # noqa: E402
 from fixtures.common import MEAN, STD, write_pictures  # noqa: E402
 
 
@@ -103,6 +103,7 @@ if __name__ == "__main__":
     if "--demo-pack" in asked:
         demo_pack()
         demo_video.make()
+        demo_sound.make()
     elif "--clap-of-true-size" in asked:
         from fixtures import clap
 
@@ -112,3 +113,4 @@ if __name__ == "__main__":
         if not asked:
             demo_pack()
             demo_video.make()
+            demo_sound.make()

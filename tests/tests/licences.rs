@@ -4,7 +4,7 @@
 use std::process::Command;
 
 /// Permissive licences, and MPL-2.0.
-const ALLOWED: [&str; 16] = [
+const ALLOWED: [&str; 17] = [
     "0BSD",
     "Apache-2.0",
     "BSD-1-Clause",
@@ -12,6 +12,8 @@ const ALLOWED: [&str; 16] = [
     "BSD-3-Clause",
     "BSL-1.0",
     "CC0-1.0",
+    // Of data, the list of certificate authorities: only that its text goes with them is asked for.
+    "CDLA-Permissive-2.0",
     "ISC",
     "MIT",
     "MIT-0",

@@ -15,7 +15,7 @@ Examples:
   cargo xtask test -p mils-optim        tests of one crate
   cargo xtask conformance               the encoders against transformers and open_clip
   cargo xtask bench quality --scenes 40 caption quality on held-out scenes, with controls
-  cargo xtask bench encoders --peers    speed of the encoders beside ONNX Runtime and PyTorch, where they are
+  cargo xtask bench encoders --peers    speed of the encoders beside ONNX Runtime, PyTorch and candle, where they are
   cargo xtask bench help                all benchmarks";
 
 /// Tasks of the MILS workspace.

@@ -22,7 +22,8 @@ use std::time::Duration;
 /// Settings of the speed benchmarks.
 #[derive(Args, Clone, Debug)]
 pub struct BenchArgs {
-    /// Measure peers too: all that are there, or these of ort-f32, torch-f32, torch-bf16, pyav
+    /// Measure peers too: all that are there, or these of ort-f32, torch-f32, torch-bf16, candle
+    /// (built when it is named), pyav
     #[arg(long, value_name = "NAMES", num_args = 0..=1, require_equals = true, value_delimiter = ',',
           default_missing_value = "")]
     pub peers: Option<Vec<String>>,
@@ -80,10 +81,10 @@ pub struct Bench {
     headed: bool,
 }
 
-/// Below the workspace, wherever this is started.
-fn default_models() -> PathBuf {
+/// What is built and made lies there: below the workspace, wherever this is started.
+pub(crate) fn target() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    root.canonicalize().unwrap_or(root).join("target/bench-models")
+    root.canonicalize().unwrap_or(root).join("target")
 }
 
 impl Bench {
@@ -110,7 +111,7 @@ impl Bench {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(200));
-        let models = args.models.clone().unwrap_or_else(default_models);
+        let models = args.models.clone().unwrap_or_else(|| target().join("bench-models"));
         let report = Report::new(threads);
         Ok(Self { report, full: args.full, stop, peers, models, args, asked: RefCell::default(), bar, headed: false })
     }
@@ -176,11 +177,8 @@ impl Bench {
 
     /// Starts the peers that were asked for and are there.
     pub fn start_peers(&mut self) -> Vec<(String, Rc<RefCell<Worker>>)> {
-        if !self.peers.wanted.is_empty() {
-            self.say("starting peers");
-        }
         let mut missing = Vec::new();
-        let workers = self.peers.start(&mut |line| missing.push(line));
+        let workers = self.peers.start(&|what| self.say(what), &mut |line| missing.push(line));
         missing.into_iter().for_each(|line| self.note(line));
         let named = |worker: Worker| (worker.name().to_owned(), Rc::new(RefCell::new(worker)));
         let workers: Vec<_> = workers.into_iter().map(named).collect();

@@ -54,6 +54,7 @@ impl Contestant for Folder {
             next: &|number| pictures.get(number).map(|picture| Ok(Input::Media(picture.clone().into()))),
             observer: &|_, _, _| ControlFlow::Continue(()),
             news: &|_| {},
+            keeper: None,
         };
         let mut ended = Ok(0);
         let begin = std::time::Instant::now();

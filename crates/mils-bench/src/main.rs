@@ -3,18 +3,22 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use mils_bench::bench::{Bench, BenchArgs};
-use mils_bench::quality::{self, Arm, Pictures, Setup, Subject, Videos};
+use mils_bench::quality::{self, Arm, Figures, Pictures, Setup, Sounds, Subject, Videos};
 use mils_bench::{encoders, generation, lists, load, media, runs, sounds};
 use mils_cli::backend::BackendChoice;
 use mils_cli::interrupt::{INTERRUPTED, on_ctrl_c};
-use std::path::PathBuf;
+use mils_models::Pack;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask bench encoders                        ours alone, in each precision
-  cargo xtask bench encoders --peers                beside ONNX Runtime and PyTorch, those that are there
+  cargo xtask bench encoders --peers                beside ONNX Runtime, PyTorch and candle, those that are there
+  cargo xtask bench encoders --peers=candle         beside candle, which is built first if it is not yet
   cargo xtask bench encoders --peers=ort-f32 --only clip-b32 --rounds 10
   cargo xtask bench all --peers --json speed.json --plot speed.svg
   cargo xtask bench quality --scenes 40";
@@ -34,6 +38,8 @@ enum WorldChoice {
     Image,
     /// Videos in which objects move, grow, turn, appear
     Video,
+    /// Recordings of ten sounds, alone and two at once
+    Sound,
 }
 
 #[derive(Subcommand)]
@@ -89,7 +95,7 @@ enum Command {
         /// Which world
         #[arg(long, value_enum, default_value_t = WorldChoice::Image)]
         modality: WorldChoice,
-        /// Number of scenes [default: 200 pictures, 100 videos]
+        /// Number of scenes [default: 200 pictures, 100 videos, 80 recordings and 60 mixtures]
         #[arg(long)]
         scenes: Option<usize>,
         /// Seed of the scenes
@@ -98,6 +104,9 @@ enum Command {
         /// Model pack; it must speak the demo world's grammar
         #[arg(long, default_value = "demo")]
         pack: String,
+        /// ESC-10, or its fold 5, for sounds [default: what is bundled of it, encoded again]
+        #[arg(long, value_name = "FOLDER")]
+        recordings: Option<PathBuf>,
         /// Steps [default: the pack's]
         #[arg(long)]
         steps: Option<usize>,
@@ -163,13 +172,30 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Media { args } => speed(args, &[media::run]),
         Command::Runs { args } => speed(args, &[runs::run]),
         Command::Generation { args } => speed(args, &[generation::run]),
-        Command::Quality { modality, scenes, seed, pack, steps, backend, only_loop, show, json } => {
+        Command::Quality { modality, scenes, seed, pack, recordings, steps, backend, only_loop, show, json } => {
             let arms = if only_loop { vec![Arm::Loop] } else { Arm::ALL.to_vec() };
-            let setup =
-                |usual| Setup { pack, scenes: scenes.unwrap_or(usual), scene_seed: seed, backend, steps, arms, show };
+            let setup = |usual| Setup {
+                pack: pack.clone(),
+                scenes: scenes.unwrap_or(usual),
+                scene_seed: seed,
+                backend,
+                steps,
+                arms: arms.clone(),
+                show,
+            };
+            let json = json.as_deref();
             match modality {
-                WorldChoice::Image => quality(&Pictures, &setup(200), json)?,
-                WorldChoice::Video => quality(&Videos, &setup(100), json)?,
+                WorldChoice::Image => write_json(&quality(&Pictures, &setup(200))?, json)?,
+                WorldChoice::Video => write_json(&quality(&Videos, &setup(100))?, json)?,
+                WorldChoice::Sound => {
+                    let folder = recordings.map_or_else(bundled_recordings, Ok)?;
+                    let of = |mixed: bool, usual: usize| -> Result<Figures> {
+                        let subject = Sounds::open(&folder, mixed)?;
+                        println!("{}:", subject.title());
+                        quality(&subject, &setup(usual))
+                    };
+                    write_json(&BTreeMap::from([("alone", of(false, 80)?), ("mixtures", of(true, 60)?)]), json)?;
+                }
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -190,15 +216,22 @@ fn speed(args: BenchArgs, benchmarks: &[fn(&mut Bench) -> Result<()>]) -> Result
     Ok(if stop.load(Ordering::SeqCst) { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
-fn quality(subject: &impl Subject, setup: &Setup, json: Option<PathBuf>) -> Result<()> {
+fn quality(subject: &impl Subject, setup: &Setup) -> Result<Figures> {
     let figures = quality::run(subject, setup)?;
     println!("{}", quality::table(subject.marks(), &figures));
     for (claim, holds) in quality::claims(subject.marks(), &figures) {
         println!("{} {claim}", if holds { "holds:" } else { "FAILS:" });
     }
-    if let Some(path) = json {
-        let text = serde_json::to_string_pretty(&figures)?;
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    Ok(figures)
+}
+
+/// The held-out recordings beside the demo pack.
+fn bundled_recordings() -> Result<PathBuf> {
+    Ok(Pack::find("demo")?.root.join("../recordings"))
+}
+
+fn write_json(figures: &impl Serialize, path: Option<&Path>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(figures)?;
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,5 +1,10 @@
 //! Peers: other programs that compute the same. Each runs as a worker process that speaks JSON Lines, a request a line
-//! on its stdin and an answer a line on its stdout; the first line is its greeting, with what it is made of.
+//! on its stdin and an answer a line on its stdout; the first line is its greeting, with what it is made of. Workers are
+//! scripts in Python, and a program of its own for candle.
+
+mod candle;
+
+pub use candle::{CANDLE, Candle};
 
 use crate::harness::machine::cpu_seconds;
 use anyhow::{Context, Result, anyhow, bail};
@@ -221,7 +226,7 @@ impl Drop for Worker {
 }
 
 /// Which peers there are, in the order of the tables.
-pub const NAMES: [&str; 4] = ["ort-f32", "torch-f32", "torch-bf16", PYAV];
+pub const NAMES: [&str; 5] = ["ort-f32", "torch-f32", "torch-bf16", CANDLE, PYAV];
 /// The one that decodes videos, and runs no models.
 pub const PYAV: &str = "pyav";
 
@@ -234,6 +239,10 @@ pub struct Peers {
     pub python: PathBuf,
     /// Threads of each.
     pub threads: usize,
+    /// Where candle is.
+    candle: Candle,
+    /// Whether they were named, and not just all that are there.
+    named: bool,
 }
 
 impl Peers {
@@ -242,6 +251,7 @@ impl Peers {
     /// # Errors
     /// If there is no peer of a name.
     pub fn new(wanted: Option<&[String]>, python: Option<PathBuf>, threads: usize) -> Result<Self> {
+        let named = wanted.is_some_and(|names| !names.is_empty());
         let wanted = match wanted {
             None => vec![],
             Some([]) => NAMES.map(str::to_owned).to_vec(),
@@ -251,13 +261,17 @@ impl Peers {
             bail!("--peers: there is no {other}; there are {}", NAMES.join(", "));
         }
         let python = python.or_else(|| std::env::var_os("MILS_BENCH_PYTHON").map(PathBuf::from));
-        Ok(Self { wanted, python: python.unwrap_or_else(|| "python3".into()), threads })
+        let python = python.unwrap_or_else(|| "python3".into());
+        Ok(Self { wanted, python, threads, candle: Candle::default(), named })
     }
 
-    /// Starts those that run models and are there; `missing` is told of the others, a line each.
-    pub fn start(&self, missing: &mut dyn FnMut(String)) -> Vec<Worker> {
+    /// Starts those that run models and are there; `say` is told of each before, and `missing` of those that are not
+    /// there, a line each.
+    pub fn start(&self, say: &dyn Fn(&str), missing: &mut dyn FnMut(String)) -> Vec<Worker> {
         let mut workers = Vec::new();
         for name in self.wanted.iter().filter(|name| *name != PYAV) {
+            let built = if name == CANDLE && !self.candle.is_built() { ", which is built first" } else { "" };
+            say(&format!("starting {name}{built}"));
             match self.start_one(name) {
                 Ok(worker) => workers.push(worker),
                 Err(problem) => missing(format!("{name} is left out: {problem:#}")),
@@ -271,6 +285,13 @@ impl Peers {
     /// # Errors
     /// If it is not there.
     pub fn start_one(&self, name: &str) -> Result<Worker> {
+        if name == CANDLE {
+            // Whoever asks for all that are there does not ask for a build.
+            if !self.named && !self.candle.is_built() {
+                bail!("it is not built; --peers={CANDLE} builds it");
+            }
+            return Worker::start(name, self.candle.command(self.threads)?);
+        }
         let script = if name == PYAV { "peers/media.py" } else { "peers/peer.py" };
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
         let mut command = Command::new(&self.python);

@@ -3,6 +3,7 @@
 use crate::backend::{BackendChoice, MathChoice};
 use crate::media::ModalityChoice;
 use crate::models::ModelsCommand;
+use crate::sources::Shard;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mils_encoder::Precision;
@@ -130,11 +131,17 @@ Examples:
   mils caption photo.jpg
   mils caption clip.mp4 rain.ogg              (what a file is, its content tells)
   mils caption concert.mp4 --modality sound   (its sound track)
+  mils caption photos/ -r -o captions.jsonl   (a folder; killed at any moment, the same command goes on)
+  mils caption @list.txt -o 1.jsonl --shard 1/4
+                                              (a quarter of the files, the others on other machines)
   mils caption --steps 4 --seed 7 *.png
   mils caption --in-flight 8 *.jpg            (eight at a time, printed in the order of the files)
   mils caption photo.jpg --format json | jq -r .caption
   mils caption photo.jpg --report run.html --trace run.jsonl
   mils caption photo.jpg --pack ~/my-pack     (a folder with a pack.toml)
+  mils caption *.jpg --generator http://localhost:8080/v1
+                                              (another language model; a key is read from MILS_API_KEY
+                                              or OPENAI_API_KEY)
 
 The caption goes to stdout, everything else to stderr. A file that fails does not stop the others.
 With --format json a file that fails is {\"file\": …, \"error\": …}.
@@ -145,9 +152,28 @@ Exit codes: 0 done, 1 a file or a model failed, 2 wrong usage, 130 interrupted (
 #[command(after_help = EXAMPLES)]
 pub struct CaptionArgs {
     /// Images, videos and sounds, told by their content: JPEG, PNG, WebP, GIF, BMP, TIFF, PNM; what FFmpeg reads of
-    /// videos; WAV, FLAC, MP3, AAC, Vorbis, Opus and what else FFmpeg reads of sounds
-    #[arg(required = true, value_name = "FILE")]
+    /// videos; WAV, FLAC, MP3, AAC, Vorbis, Opus and what else FFmpeg reads of sounds. A folder stands for those in it, a
+    /// pattern ('*.jpg', in quotes) for what fits, @LIST for the paths in a file, one a line, and - for those on standard
+    /// input
+    #[arg(required = true, value_name = "FILE|DIR|@LIST|-")]
     pub files: Vec<PathBuf>,
+
+    /// Look through the folders in folders too
+    #[arg(long, short)]
+    pub recursive: bool,
+
+    /// Only the files of this share, from 1/N to N/N: for several machines
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
+
+    /// Write results here as JSON Lines, each as soon as it is there, instead of to standard output. Files whose results
+    /// are in it are not captioned again, and those that a run was killed over go on after their last step
+    #[arg(long, short, value_name = "OUT.jsonl")]
+    pub output: Option<PathBuf>,
+
+    /// Begin the output anew, whatever is in it
+    #[arg(long, requires = "output")]
+    pub overwrite: bool,
 
     /// What the files are taken for
     #[arg(long, value_enum, default_value_t = ModalityChoice::Auto)]
@@ -181,6 +207,14 @@ pub struct CaptionArgs {
     /// for; 1 is one after another [default: what suits the devices]
     #[arg(long, value_name = "N", value_parser = number(1..=64), allow_negative_numbers = true)]
     pub in_flight: Option<u32>,
+
+    /// Ask this OpenAI-compatible endpoint in place of the pack's language model: llama-server, vLLM, Ollama, …
+    #[arg(long, value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
+    pub generator: Option<String>,
+
+    /// The model's name there [default: the only one that it has]
+    #[arg(long, value_name = "NAME", requires = "generator", value_parser = NonEmptyStringValueParser::new())]
+    pub generator_model: Option<String>,
 
     /// Answers that the language model writes side by side, over all files [default: the pack's, or what suits the
     /// model and the machine]
@@ -218,19 +252,32 @@ impl CaptionArgs {
     /// # Errors
     /// What is wrong, for people.
     pub fn check(&self) -> Result<(), String> {
-        no_standard_input(&self.files)?;
-        for (flag, output) in [("--trace", &self.trace), ("--report", &self.report)] {
-            let Some(output) = output else { continue };
-            if let Some(file) = self.files.iter().find(|f| same_file(f, output)) {
+        self.check_inputs(&self.files)?;
+        let outputs = self.outputs();
+        for (i, (flag, output)) in outputs.iter().enumerate() {
+            if let Some((other, _)) = outputs[..i].iter().find(|(_, o)| same_file(o, output)) {
+                return Err(format!("{other} and {flag} are the same file: {}", output.display()));
+            }
+        }
+        Ok(())
+    }
+
+    /// No output may go over an input.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn check_inputs(&self, files: &[PathBuf]) -> Result<(), String> {
+        for (flag, output) in self.outputs() {
+            if let Some(file) = files.iter().find(|f| same_file(f, output)) {
                 return Err(format!("{flag} would overwrite the file {}", file.display()));
             }
         }
-        match (&self.trace, &self.report) {
-            (Some(trace), Some(report)) if same_file(trace, report) => {
-                Err(format!("--trace and --report are the same file: {}", report.display()))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
+    }
+
+    fn outputs(&self) -> Vec<(&'static str, &PathBuf)> {
+        let all = [("--output", &self.output), ("--trace", &self.trace), ("--report", &self.report)];
+        all.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?))).collect()
     }
 }
 

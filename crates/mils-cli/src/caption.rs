@@ -1,22 +1,24 @@
 //! `mils caption`: files in, captions out, whatever happens in between.
 
 use crate::args::{CaptionArgs, Format};
+use crate::batch::{Batch, Keeper, StepDone};
 use crate::flight::{Flown, News, Runway};
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::media::{self, Input, Media};
 use crate::report::{self, FileReport, Report};
 use crate::scorers::Mode;
-use crate::session::{Facts, Options, Session, decimal};
+use crate::session::{Endpoint, Facts, Options, Session, decimal};
 use crate::show::{Display, one_line, tell};
+use crate::sources;
 use crate::trace::Trace;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use mils_models::{Modality, Pack};
 use mils_optim::{Candidate, Event, StepRecord, StoppedBy, Usage};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,7 +42,9 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
     let cancel = on_ctrl_c()?;
     let display = Display::new(args.quiet, args.verbose);
     let (trace, steps, failed) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
-    let mut job = Job { args, cancel, display, trace, steps, failed };
+    let (files, batch) = (Vec::new(), Mutex::default());
+    let steps_failed = AtomicBool::new(false);
+    let mut job = Job { args, files, cancel, display, batch, trace, steps, steps_failed, failed };
     let result = job.run(pack);
     job.display.finish();
     result
@@ -49,11 +53,17 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
 /// One call of the command: what the threads of its files share.
 struct Job<'a> {
     args: &'a CaptionArgs,
+    /// What is to be captioned.
+    files: Vec<PathBuf>,
     cancel: Arc<AtomicBool>,
     display: Display,
+    /// The output, if it is a file.
+    batch: Mutex<Option<Batch>>,
     trace: Mutex<Option<Trace>>,
     /// What the report wants to know, by the file's number.
     steps: Mutex<HashMap<usize, Vec<StepView>>>,
+    /// Steps cannot be kept, as was said.
+    steps_failed: AtomicBool,
     /// Something failed that did not stop the rest.
     failed: AtomicBool,
 }
@@ -79,10 +89,13 @@ struct Results<'a> {
 impl Job<'_> {
     fn run(&mut self, pack: Pack) -> Result<ExitCode> {
         let args = self.args;
+        if let Some(code) = self.gather(&pack)? {
+            return Ok(code);
+        }
         // Whatever is known to fail is said before models are loaded: a single file that cannot be read, and outputs
         // that cannot be written.
-        let first = self.first(&pack, &args.files[0]);
-        if let ([file], Err(error)) = (&args.files[..], &first) {
+        let first = self.first(&pack, &self.files[0]);
+        if let ([file], Err(error)) = (&self.files[..], &first) {
             return self.fail(file, error).map(|()| ExitCode::FAILURE);
         }
         if let Some(path) = &args.report {
@@ -91,7 +104,7 @@ impl Job<'_> {
         self.trace = Mutex::new(args.trace.as_deref().map(Trace::open).transpose()?);
         let modality = first.as_ref().ok().map(|(modality, _)| *modality);
         let Some(mut session) = self.open(pack, modality)? else { return Ok(ExitCode::from(INTERRUPTED)) };
-        self.display.expect(args.files.len(), session.in_flight());
+        self.display.expect(self.files.len(), session.in_flight());
         self.trace(|trace| trace.begin(&session));
         let facts = session.facts();
         let mut results =
@@ -105,6 +118,7 @@ impl Job<'_> {
             printed => printed?,
         }
         reported?;
+        self.end_of_batch()?;
         Ok(if self.cancelled() {
             ExitCode::from(INTERRUPTED)
         } else if self.failed.load(Ordering::SeqCst) {
@@ -112,6 +126,56 @@ impl Job<'_> {
         } else {
             ExitCode::SUCCESS
         })
+    }
+
+    /// Finds the files, and what an earlier run has done of them. `Some` if nothing is left to do.
+    fn gather(&mut self, pack: &Pack) -> Result<Option<ExitCode>> {
+        let args = self.args;
+        self.display.say("looking for the files");
+        let found = sources::find(&args.files, args.recursive)?;
+        self.files = found.files;
+        if let Some(shard) = args.shard {
+            self.files.retain(|file| shard.has(file));
+        }
+        args.check_inputs(&self.files).map_err(|problem| anyhow!(problem))?;
+        let all = self.files.len();
+        if all == 0 {
+            let share = if args.shard.is_some() { " of this share" } else { "" };
+            bail!("no pictures, videos or sounds{share} in what was named ({} other files)", found.others);
+        }
+        let Some(path) = &args.output else { return Ok(None) };
+        let batch = Batch::open(path, &self.identity(pack), args.overwrite)?;
+        // A file that is named twice has one result.
+        let mut seen = HashSet::new();
+        self.files.retain(|file| !batch.is_done(&file.display().to_string()) && seen.insert(file.clone()));
+        let done = all - self.files.len();
+        let ((_, begun), none) = (batch.found(), self.files.is_empty());
+        *locked(&self.batch) = Some(batch);
+        if done + begun > 0 && !args.quiet {
+            self.display.line(&format!("{}: {done} of {all} files are done, and {begun} begun", path.display()));
+        }
+        if none {
+            self.end_of_batch()?;
+        }
+        Ok(none.then_some(ExitCode::SUCCESS))
+    }
+
+    /// What must be the same for the steps of an earlier run to be of use.
+    fn identity(&self, pack: &Pack) -> Value {
+        let args = self.args;
+        let generator = args.generator.clone().unwrap_or_else(|| pack.generator_path().display().to_string());
+        json!({
+            "pack": pack.name, "generator": generator, "generator_model": args.generator_model, "steps": args.steps,
+            "keep": args.keep, "propose": args.propose, "temperature": args.temperature.map(decimal),
+            "seed": args.seed, "modality": args.modality.given(),
+        })
+    }
+
+    /// Where every file is done, there is nothing to take up.
+    fn end_of_batch(&self) -> Result<()> {
+        let whole = !self.cancelled() && !self.failed.load(Ordering::SeqCst);
+        let batch = locked(&self.batch).take();
+        batch.filter(|_| whole).map_or(Ok(()), Batch::finish)
     }
 
     fn first(&self, pack: &Pack, file: &Path) -> First {
@@ -136,9 +200,10 @@ impl Job<'_> {
             seed: args.seed,
             precision: args.encoder.dtype.into(),
             math: args.encoder.math,
-            files: args.files.len(),
+            files: self.files.len(),
             in_flight: args.in_flight.map(|n| n as usize),
             sequences: args.sequences.map(|n| n as usize),
+            endpoint: args.generator.clone().map(|url| Endpoint { url, model: args.generator_model.clone() }),
             cancel: Arc::clone(&self.cancel),
             ..Options::default()
         };
@@ -150,7 +215,7 @@ impl Job<'_> {
 
     /// All files, some at a time, with the display and the trace looking on.
     fn caption_all(&self, session: &mut Session, first: First, results: &mut Results<'_>) {
-        let files = &self.args.files;
+        let files = &self.files;
         let first = Mutex::new(Some(first));
         let begin = Instant::now();
         let name = |number: usize| files[number].display().to_string();
@@ -185,7 +250,8 @@ impl Job<'_> {
             }
         };
         let mut usage = Usage::default();
-        let runway = Runway { next: &next, observer: &observer, news: &news };
+        let keeper = locked(&self.batch).is_some().then_some(self as &dyn Keeper);
+        let runway = Runway { next: &next, observer: &observer, news: &news, keeper };
         let utilisation = session.caption_all(&runway, &mut |number, ended| {
             if let Ok(flown) = &ended {
                 usage += flown.run.outcome.counts.usage;
@@ -210,12 +276,18 @@ impl Job<'_> {
 
     /// A file has ended: the trace has it at once, its result is printed in the order of the files.
     fn ended(&self, results: &mut Results<'_>, number: usize, ended: Ended) {
-        let name = self.args.files[number].display().to_string();
+        let name = self.files[number].display().to_string();
         match &ended {
             Ok(flown) => self.trace(|trace| trace.end(&name, flown)),
             Err(error) => self.trace(|trace| trace.failed(&name, &one_line(error))),
         }
         self.display.end(number);
+        if locked(&self.batch).is_some() {
+            // Nobody waits for the others: what is done is kept.
+            results.next += 1;
+            results.printed = self.tell(results, number, ended);
+            return;
+        }
         results.waiting.insert(number, ended);
         while let Some(ended) = results.waiting.remove(&results.next) {
             let number = results.next;
@@ -229,7 +301,7 @@ impl Job<'_> {
 
     /// Prints a file's result and puts it into the report.
     fn tell(&self, results: &mut Results<'_>, number: usize, ended: Ended) -> Result<()> {
-        let file = &self.args.files[number];
+        let file = &self.files[number];
         let flown = match ended {
             Ok(flown) => flown,
             Err(error) => return self.fail(file, &error),
@@ -237,11 +309,18 @@ impl Job<'_> {
         let best = &flown.run.outcome.best.text;
         let name = file.display().to_string();
         let line = match self.args.format {
-            Format::Text if self.args.files.len() == 1 => best.clone(),
+            _ if self.args.output.is_some() => String::new(),
+            Format::Text if self.files.len() == 1 => best.clone(),
             Format::Text => format!("{name}\t{best}"),
             Format::Json => result(&name, results.facts, &flown).to_string(),
         };
-        let printed = if results.printed.is_ok() { self.print(&line) } else { Ok(()) };
+        let printed = match &mut *locked(&self.batch) {
+            // What was interrupted is not done.
+            Some(_) if flown.run.outcome.stopped_by == StoppedBy::Interrupted => Ok(()),
+            Some(batch) => batch.result(&result(&name, results.facts, &flown)),
+            None if results.printed.is_ok() => self.print(&line),
+            None => Ok(()),
+        };
         if self.args.report.is_some() {
             let steps = locked(&self.steps).remove(&number).unwrap_or_default();
             results.report.files.push(FileReport::new(&name, &flown, &steps)?);
@@ -263,6 +342,9 @@ impl Job<'_> {
         self.failed.store(true, Ordering::SeqCst);
         let (name, error) = (file.display().to_string(), one_line(error));
         self.display.bar_suspend(|| tell(&format!("mils: {name}: {error}")));
+        if let Some(batch) = &mut *locked(&self.batch) {
+            return batch.result(&json!({"file": name, "error": error}));
+        }
         match self.args.format {
             Format::Text => Ok(()),
             Format::Json => self.print(&json!({"file": name, "error": error}).to_string()),
@@ -284,6 +366,23 @@ impl Job<'_> {
             tell(&format!("report: {}", path.display()));
         }
         Ok(())
+    }
+}
+
+impl Keeper for Job<'_> {
+    fn begun(&self, number: usize) -> Vec<StepDone> {
+        let name = self.files[number].display().to_string();
+        locked(&self.batch).as_mut().map(|batch| batch.begun(&name)).unwrap_or_default()
+    }
+
+    /// A step that cannot be kept is said once; what it costs is that it is done again.
+    fn step(&self, number: usize, step: &StepDone) {
+        let name = self.files[number].display().to_string();
+        let kept = locked(&self.batch).as_mut().map(|batch| batch.step(&name, step));
+        if let Some(Err(error)) = kept.filter(|_| !self.steps_failed.swap(true, Ordering::SeqCst)) {
+            self.failed.store(true, Ordering::SeqCst);
+            self.display.bar_suspend(|| tell(&format!("mils: {}; going on without", one_line(&error))));
+        }
     }
 }
 

@@ -1,15 +1,17 @@
 //! Several runs of the loop at once: each has a thread, the language model decodes for all of them together, and the
 //! calling thread embeds for all of them.
 
+use crate::batch::{Keeper, StepDone};
 use crate::media::{Input, Media};
 use crate::scorers::{Mode, Scorers};
 use crate::session::{Between, Run, Seconds, Utilisation};
 use anyhow::{Result, anyhow};
 use mils_encoder::{Embeddings, EncoderError};
-use mils_llm::{LlamaGenerator, Meter};
+use mils_llm::{AnyGenerator, Meter};
 use mils_models::Modality;
 use mils_optim::{BoxError, Event, Generator, InitialSet, Optimizer, Proposals, Request, Scorer};
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,6 +26,8 @@ pub struct Runway<'a> {
     pub observer: &'a (dyn Fn(usize, &Mode, &Event<'_>) -> ControlFlow<()> + Sync),
     /// Is told of encoders that are loaded meanwhile.
     pub news: &'a (dyn Fn(News<'_>) + Sync),
+    /// Keeps the steps of runs, and says which were done before; they are not done again.
+    pub keeper: Option<&'a dyn Keeper>,
 }
 
 /// What happens beside the runs.
@@ -73,30 +77,89 @@ impl Lane<'_> {
     }
 
     /// One run of the loop, from the embedding of what is described on.
-    #[expect(clippy::too_many_arguments, reason = "the parties of a run, of which each caller has its own")]
     pub(crate) fn run(
         &self,
         mode: &Mode,
         Begin(begin, scored): Begin,
-        generator: &mut LlamaGenerator,
-        between: Option<&mut Between<'_>>,
         media: Embeddings,
-        embed: &mut Embed<'_>,
+        Crew { generator, between, embed, keep }: Crew<'_, '_, '_>,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
     ) -> Result<Run> {
         let mut seconds =
             Seconds { load: self.load_seconds, input: begin.elapsed().as_secs_f64(), ..Seconds::default() };
         let watch = generator.another();
         let written = watch.busy();
-        let mut scorer = MediaScorer { embed, media, rows: &mode.rows, seconds: 0.0 };
-        let mut generator = Timed { inner: generator, between, lane: self, seconds: 0.0 };
+        let tape = RefCell::new(Tape::new(keep));
+        let mut scorer = MediaScorer { embed, media, rows: &mode.rows, tape: &tape, seconds: 0.0 };
+        let mut generator = Timed { inner: generator, between, lane: self, tape: &tape, seconds: 0.0 };
+        let mut observer = |event: &Event<'_>| {
+            tape.borrow_mut().event(event);
+            observer(event)
+        };
         let outcome =
-            Optimizer::new(mode.config.clone()).run_from(&mode.initial, &mut generator, &mut scorer, observer)?;
+            Optimizer::new(mode.config.clone()).run_from(&mode.initial, &mut generator, &mut scorer, &mut observer)?;
         (seconds.generate, seconds.score) = (generator.seconds, scorer.seconds);
         let wall = begin.elapsed();
         seconds.total = wall.as_secs_f64();
         let utilisation = Utilisation::of(watch.busy() - written, self.meter.read().saturating_sub(scored), wall);
         Ok(Run { outcome, seconds, utilisation })
+    }
+}
+
+/// Who takes part in a run.
+pub(crate) struct Crew<'a, 'b, 'c> {
+    pub generator: &'a mut AnyGenerator,
+    /// Stands between the loop and the generator.
+    pub between: Option<&'a mut Between<'b>>,
+    pub embed: &'a mut Embed<'c>,
+    /// Steps that were done before, and who keeps those that are done now.
+    pub keep: Option<Keep<'a>>,
+}
+
+/// Steps that were done before, and who keeps further ones.
+pub(crate) type Keep<'a> = (Vec<StepDone>, &'a dyn Fn(&StepDone));
+
+/// What was said and scored before, to be said again; and what is said and scored now, to be kept.
+#[derive(Default)]
+struct Tape<'a> {
+    /// Answers of earlier steps that the loop has yet to ask for.
+    answers: VecDeque<Proposals>,
+    /// Scores of texts of earlier steps.
+    scores: HashMap<String, f32>,
+    keep: Option<&'a dyn Fn(&StepDone)>,
+    /// The last step that was done before.
+    before: usize,
+    /// Answers of the step under way.
+    said: Vec<Proposals>,
+    /// Its new texts with their scores.
+    scored: (Vec<String>, Vec<f32>),
+}
+
+impl<'a> Tape<'a> {
+    fn new(keep: Option<Keep<'a>>) -> Self {
+        let Some((steps, keep)) = keep else { return Self::default() };
+        let mut tape = Self { keep: Some(keep), before: steps.len(), ..Self::default() };
+        for StepDone { answers, texts, scores, .. } in steps {
+            tape.answers.extend(answers);
+            tape.scores.extend(texts.into_iter().zip(scores));
+        }
+        tape
+    }
+
+    fn event(&mut self, event: &Event<'_>) {
+        let Some(keep) = self.keep else { return };
+        match event {
+            Event::Scored { texts, scores, .. } => self.scored = (texts.to_vec(), scores.to_vec()),
+            Event::StepFinished { record, .. } => {
+                let (texts, scores) = std::mem::take(&mut self.scored);
+                let answers = std::mem::take(&mut self.said);
+                // The initial set is scored anew, and what was kept is not kept twice.
+                if record.step > self.before {
+                    keep(&StepDone { step: record.step, answers, texts, scores });
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -121,13 +184,13 @@ type Texts = (Vec<String>, Reply);
 /// Runs as many at a time as there are generators, until there is nothing next.
 pub(crate) fn fly(
     scorers: &mut Scorers,
-    generators: &mut [LlamaGenerator],
+    generators: &mut [AnyGenerator],
     lane: &Lane<'_>,
     runway: &Runway<'_>,
     done: &mut Done<'_>,
 ) -> Utilisation {
-    let watch = generators.first().map(LlamaGenerator::another);
-    let written = || watch.as_ref().map(LlamaGenerator::busy).unwrap_or_default();
+    let watch = generators.first().map(AnyGenerator::another);
+    let written = || watch.as_ref().map(AnyGenerator::busy).unwrap_or_default();
     let Begin(begin, scored) = lane.begin();
     let before = written();
     let (number, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -229,7 +292,7 @@ struct Pilot<'a> {
 }
 
 impl Pilot<'_> {
-    fn work(&self, generator: &mut LlamaGenerator) {
+    fn work(&self, generator: &mut AnyGenerator) {
         while !self.lane.stopped() {
             let number = self.number.fetch_add(1, Ordering::Relaxed);
             let begin = self.lane.begin();
@@ -251,7 +314,7 @@ impl Pilot<'_> {
         number: usize,
         mode: &Arc<Mode>,
         begin: Begin,
-        generator: &mut LlamaGenerator,
+        generator: &mut AnyGenerator,
         media: &Arc<Media>,
     ) -> Result<Run> {
         let row = self.ask(|reply| Message::Media(Arc::clone(mode), Arc::clone(media), reply))??;
@@ -262,7 +325,11 @@ impl Pilot<'_> {
             if self.lane.stopped() { ControlFlow::Break(()) } else { flow }
         };
         generator.set_template(Arc::clone(&mode.template));
-        self.lane.run(mode, begin, generator, None, row, &mut embed, &mut observer)
+        let keeper = self.runway.keeper;
+        let keep_step = |step: &StepDone| keeper.into_iter().for_each(|keeper| keeper.step(number, step));
+        let keep = keeper.map(|keeper| (keeper.begun(number), &keep_step as &dyn Fn(&StepDone)));
+        let crew = Crew { generator, between: None, embed: &mut embed, keep };
+        self.lane.run(mode, begin, row, crew, &mut observer)
     }
 
     fn ask<T>(&self, message: impl FnOnce(Sender<T>) -> Message) -> Result<T> {
@@ -278,12 +345,20 @@ struct MediaScorer<'a, 'b> {
     embed: &'a mut Embed<'b>,
     media: Embeddings,
     rows: &'a Embeddings,
+    tape: &'a RefCell<Tape<'a>>,
     seconds: f64,
 }
 
 impl Scorer for MediaScorer<'_, '_> {
     fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
         let begin = Instant::now();
+        let before: Option<Vec<f32>> = {
+            let tape = self.tape.borrow();
+            texts.iter().map(|text| tape.scores.get(text).copied()).collect()
+        };
+        if let Some(scores) = before {
+            return Ok(scores);
+        }
         let rows = (self.embed)(texts)?;
         let scores = self.media.dots(0, &rows);
         self.seconds += begin.elapsed().as_secs_f64();
@@ -303,6 +378,7 @@ struct Timed<'a, 'b> {
     inner: &'a mut dyn Generator,
     between: Option<&'a mut Between<'b>>,
     lane: &'a Lane<'a>,
+    tape: &'a RefCell<Tape<'a>>,
     seconds: f64,
 }
 
@@ -322,6 +398,12 @@ impl Generator for Timed<'_, '_> {
         request: &Request<'_>,
         take: &mut dyn FnMut(usize, Proposals) -> ControlFlow<()>,
     ) -> Result<(), BoxError> {
+        // Let go of before it is taken: what takes it may look at scores.
+        let said = self.tape.borrow_mut().answers.pop_front();
+        if let Some(said) = said {
+            let _ = take(0, said);
+            return Ok(());
+        }
         if self.between.is_some() {
             // What stands between has the answer whole.
             let whole = self.propose(request)?;
@@ -329,13 +411,20 @@ impl Generator for Timed<'_, '_> {
             return Ok(());
         }
         let (begin, mut scoring) = (Instant::now(), Duration::ZERO);
+        let (keeps, mut pieces) = (self.tape.borrow().keep.is_some(), Vec::new());
         let streamed = self.inner.stream(request, &mut |number, piece| {
             let begin = Instant::now();
+            if keeps {
+                pieces.push((number, piece.clone()));
+            }
             let flow = take(number, piece);
             scoring += begin.elapsed();
             if self.lane.stopped() { ControlFlow::Break(()) } else { flow }
         });
         self.seconds += begin.elapsed().saturating_sub(scoring).as_secs_f64();
+        if keeps {
+            self.tape.borrow_mut().said.push(Proposals::gather(pieces));
+        }
         streamed
     }
 }

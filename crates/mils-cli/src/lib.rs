@@ -20,6 +20,7 @@
 
 pub mod args;
 pub mod backend;
+pub mod batch;
 pub mod caption;
 pub mod devices;
 pub mod embed;
@@ -37,5 +38,6 @@ pub mod score;
 pub mod scorers;
 pub mod session;
 pub mod show;
+pub mod sources;
 pub mod thumbnail;
 pub mod trace;

@@ -1,12 +1,15 @@
 //! The models of a pack, loaded once, and the run of the loop on a picture, a video or a sound.
 
 use crate::backend::{BackendChoice, MathChoice, generator_placement};
-use crate::flight::{self, Lane, Runway};
+use crate::flight::{self, Crew, Lane, Runway};
 use crate::media::Media;
 use crate::scorers::{Mode, Scorers, config};
 use anyhow::{Context, Result, bail};
 use mils_encoder::Precision;
-use mils_llm::{DeviceKind, LlamaGenerator, LlamaOptions, MOST_PROMPTS, MOST_SEQUENCES, Meter, Placement};
+use mils_llm::{
+    AnyGenerator, DeviceKind, EndpointGenerator, EndpointOptions, LlamaGenerator, LlamaOptions, MOST_CALLS,
+    MOST_PROMPTS, MOST_SEQUENCES, Meter, Placement,
+};
 use mils_models::{GeneratorFiles, Modality, Pack};
 use mils_optim::prompt::PromptTemplate;
 use mils_optim::{BoxError, Config, Event, Feedback, Generator, Outcome, Proposals, Request, relative_labels};
@@ -43,8 +46,19 @@ pub struct Options {
     pub in_flight: Option<usize>,
     /// Answers written side by side; `None` is the pack's, or what suits the model and the machine.
     pub sequences: Option<usize>,
+    /// Asks this endpoint in place of the pack's language model.
+    pub endpoint: Option<Endpoint>,
     /// Set to end the loading or a generation early.
     pub cancel: Arc<AtomicBool>,
+}
+
+/// A language model behind an OpenAI-compatible endpoint.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its base, as `http://localhost:8080/v1`.
+    pub url: String,
+    /// The model's name there; `None` is the only one that there is.
+    pub model: Option<String>,
 }
 
 /// Is given the language model and each request of the loop, and answers in its place.
@@ -145,7 +159,7 @@ pub struct Session {
     pub sampling: Sampling,
     scorers: Scorers,
     /// One for each run that may be in flight.
-    generators: Vec<LlamaGenerator>,
+    generators: Vec<AnyGenerator>,
     load_seconds: f64,
     /// Times the encoders.
     meter: Meter,
@@ -168,16 +182,20 @@ impl Session {
         let temperature = options.temperature.unwrap_or(pack.settings.temperature);
         // Checked first: it is quick, and a damaged file should not cost the loading of a large language model.
         let (task, files) = scorers.files(first)?;
-        say("loading the language model");
-        let overlap = Overlap::of(place.on_cpu, generator_on_cpu(placement)?);
+        let elsewhere = options.endpoint.is_some();
+        say(if elsewhere { "asking for the language model" } else { "loading the language model" });
+        let overlap = Overlap::of(place.on_cpu, !elsewhere && generator_on_cpu(placement)?);
         scorers.score_ahead(overlap.score_ahead);
         let in_flight = options.in_flight.unwrap_or(overlap.in_flight);
         let in_flight = in_flight.clamp(1, options.files.clamp(1, MOST_PROMPTS));
         let most = tasks.iter().map(|task| config(&task.settings, options).propose).max().unwrap_or(1);
-        let generator = open_generator(&pack, temperature, in_flight, placement, options, most)?;
+        let Writer { generator, name, on, sequences } = match &options.endpoint {
+            Some(endpoint) => open_endpoint(&pack, endpoint, temperature, in_flight, options)?,
+            None => open_llama(&pack, temperature, in_flight, placement, options, most)?,
+        };
         let sampling = Sampling {
             top_p: pack.settings.top_p,
-            sequences: generator.info().sequences,
+            sequences,
             lines: pack.generator.lines,
             context: pack.generator.context,
         };
@@ -185,12 +203,7 @@ impl Session {
             bail!("cancelled");
         }
         scorers.load(&task, files, say)?;
-        let names = ModelNames {
-            generator: generator.info().name.clone(),
-            backend: place.name,
-            generator_on: generator.info().device.clone(),
-            pack: pack.name,
-        };
+        let names = ModelNames { generator: name, backend: place.name, generator_on: on, pack: pack.name };
         let generators = (1..in_flight).map(|_| generator.another()).collect::<Vec<_>>();
         let generators = std::iter::once(generator).chain(generators).collect();
         let load_seconds = begin.elapsed().as_secs_f64();
@@ -224,7 +237,8 @@ impl Session {
         // A session has at least one.
         let generator = generators.first_mut().context("a session without a generator")?;
         generator.set_template(Arc::clone(&mode.template));
-        lane.run(&mode, begin, generator, between, row, &mut embed, observer)
+        let crew = Crew { generator, between, embed: &mut embed, keep: None };
+        lane.run(&mode, begin, row, crew, observer)
     }
 
     /// Captions files, [`Session::in_flight`] at a time: while one is scored, others are written for. See [`Runway`]
@@ -264,7 +278,7 @@ impl Session {
     }
 
     /// What changes in a run, and what all share.
-    fn parts(&mut self) -> (&mut Scorers, &mut [LlamaGenerator], Lane<'_>) {
+    fn parts(&mut self) -> (&mut Scorers, &mut [AnyGenerator], Lane<'_>) {
         let lane = Lane { load_seconds: self.load_seconds, meter: &self.meter, stop: None };
         (&mut self.scorers, &mut self.generators, lane)
     }
@@ -315,16 +329,57 @@ fn generator_on_cpu(placement: Placement) -> Result<bool> {
     Ok(mils_llm::chosen(&mils_llm::devices()?, placement).iter().all(|d| d.kind == DeviceKind::Cpu))
 }
 
-fn open_generator(
+/// A generator, and what it says of itself.
+struct Writer {
+    generator: AnyGenerator,
+    name: String,
+    /// Where it runs.
+    on: String,
+    /// Answers side by side.
+    sequences: usize,
+}
+
+/// Calls that are under way at a time where nobody says how many.
+const CALLS: usize = 8;
+
+fn open_endpoint(
+    pack: &Pack,
+    endpoint: &Endpoint,
+    temperature: f32,
+    in_flight: usize,
+    options: &Options,
+) -> Result<Writer> {
+    let calls = options.sequences.unwrap_or(CALLS * in_flight).clamp(1, MOST_CALLS);
+    let variable = |name: &str| std::env::var(name).ok().filter(|key| !key.is_empty());
+    let options = EndpointOptions {
+        url: endpoint.url.clone(),
+        model: endpoint.model.clone(),
+        key: variable("MILS_API_KEY").or_else(|| variable("OPENAI_API_KEY")),
+        lines: pack.generator.lines,
+        temperature,
+        top_p: pack.settings.top_p,
+        calls,
+        cancel: Arc::clone(&options.cancel),
+        ..EndpointOptions::default()
+    };
+    // Each mode has a template of its own, which is set before it is asked.
+    let generator = EndpointGenerator::open(options, template(pack)?)?;
+    let (name, on) = (generator.model().to_owned(), endpoint.url.clone());
+    Ok(Writer { generator: AnyGenerator::Endpoint(generator), name, on, sequences: calls })
+}
+
+fn template(pack: &Pack) -> Result<PromptTemplate> {
+    PromptTemplate::new(&pack.prompt.system, &pack.prompt.user).with_context(|| format!("pack `{}`", pack.name))
+}
+
+fn open_llama(
     pack: &Pack,
     temperature: f32,
     in_flight: usize,
     placement: Placement,
     options: &Options,
     propose: usize,
-) -> Result<LlamaGenerator> {
-    let template =
-        PromptTemplate::new(&pack.prompt.system, &pack.prompt.user).with_context(|| format!("pack `{}`", pack.name))?;
+) -> Result<Writer> {
     let GeneratorFiles { context, sequences, lines, .. } = pack.generator;
     let most = MOST_SEQUENCES - in_flight;
     let told = options.sequences.or(sequences).map(|n| n.min(most));
@@ -341,5 +396,8 @@ fn open_generator(
         cancel: Arc::clone(&options.cancel),
         ..LlamaOptions::default()
     };
-    Ok(LlamaGenerator::open(&pack.generator_path(), options, template)?)
+    let generator = LlamaGenerator::open(&pack.generator_path(), options, template(pack)?)?;
+    let info = generator.info();
+    let (name, on, sequences) = (info.name.clone(), info.device.clone(), info.sequences);
+    Ok(Writer { generator: AnyGenerator::Llama(generator), name, on, sequences })
 }

@@ -1,13 +1,13 @@
 //! What a run looks like on a terminal: a progress line and the score table, all on stderr.
 
 use anstyle::{AnsiColor, Style};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mils_optim::{Candidate, Event, StepRecord};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Rows of the score table.
 const ROWS: usize = 5;
@@ -49,6 +49,8 @@ pub struct Display {
 #[derive(Default)]
 struct Files {
     done: usize,
+    /// Since when.
+    since: Option<Instant>,
     /// Those under way, by number: the name, and what is being done.
     open: BTreeMap<usize, (String, String)>,
 }
@@ -142,6 +144,7 @@ impl Display {
 
     fn update(&self, change: impl FnOnce(&mut Files)) {
         let mut files = self.files_now.lock().unwrap_or_else(PoisonError::into_inner);
+        files.since.get_or_insert_with(Instant::now);
         change(&mut files);
         self.bar.set_message(progress(&files, self.files));
     }
@@ -161,7 +164,13 @@ impl Display {
 
 /// The progress line: one file in full; of several where each is, as far as the line goes.
 fn progress(files: &Files, all: usize) -> String {
-    let count = if all > 1 { format!("{} of {all} done · ", files.done) } else { String::new() };
+    let mut count = if all > 1 { format!("{} of {all} done · ", files.done) } else { String::new() };
+    // A pace is worth something after some files.
+    if let (Some(since), 3..) = (files.since, files.done) {
+        let each = since.elapsed() / u32::try_from(files.done).unwrap_or(u32::MAX);
+        let left = each.saturating_mul(u32::try_from(all.saturating_sub(files.done)).unwrap_or(u32::MAX));
+        count += &format!("{} left · ", HumanDuration(left));
+    }
     let open: Vec<String> = match files.open.len() {
         0 | 1 => files.open.values().map(|(_, doing)| doing.clone()).collect(),
         _ => {

@@ -1,44 +1,68 @@
 //! How long something has been at work, readable from any thread.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A stopwatch that one thread starts and stops and others read.
+/// A stopwatch that any thread starts and stops. Time in which several are at work counts once.
 #[derive(Debug)]
-pub struct Meter {
-    begin: Instant,
-    /// Nanoseconds of finished work.
-    done: AtomicU64,
-    /// When the work in progress began, in nanoseconds after `begin`; 0: none is.
-    since: AtomicU64,
+pub struct Meter(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// Time in which somebody was at work, up to `since`.
+    done: Duration,
+    /// When the work in progress began.
+    since: Instant,
+    /// Who is at work.
+    working: usize,
 }
 
 impl Meter {
     /// One that has seen no work.
     pub fn new() -> Self {
-        Self { begin: Instant::now(), done: AtomicU64::new(0), since: AtomicU64::new(0) }
+        Self(Mutex::new(State { done: Duration::ZERO, since: Instant::now(), working: 0 }))
     }
 
-    fn now(&self) -> u64 {
-        // 584 years fit.
-        u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that holds the lock can panic between two of its changes.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Times a piece of work. One at a time.
+    /// Times a piece of work.
     pub fn time<R>(&self, work: impl FnOnce() -> R) -> R {
-        let from = self.now();
-        self.since.store(from, Ordering::Relaxed);
-        let result = work();
-        self.done.fetch_add(self.now() - from, Ordering::Relaxed);
-        self.since.store(0, Ordering::Relaxed);
-        result
+        let _shift = Shift::begin(self);
+        work()
     }
 
-    /// All work so far, with what is in progress; between two readings of its parts a few microseconds may be off.
+    /// All work so far, with what is in progress.
     pub fn read(&self) -> Duration {
-        let (done, since) = (self.done.load(Ordering::Relaxed), self.since.load(Ordering::Relaxed));
-        let running = if since > 0 { self.now().saturating_sub(since) } else { 0 };
-        Duration::from_nanos(done + running)
+        let state = self.state();
+        state.done + if state.working > 0 { state.since.elapsed() } else { Duration::ZERO }
+    }
+}
+
+/// Somebody's time at work, also where it ends in a panic.
+struct Shift<'a>(&'a Meter);
+
+impl<'a> Shift<'a> {
+    fn begin(meter: &'a Meter) -> Self {
+        let mut state = meter.state();
+        if state.working == 0 {
+            state.since = Instant::now();
+        }
+        state.working += 1;
+        Self(meter)
+    }
+}
+
+impl Drop for Shift<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.working -= 1;
+        if state.working == 0 {
+            let worked = state.since.elapsed();
+            state.done += worked;
+        }
     }
 }
 
@@ -65,5 +89,17 @@ mod tests {
         let after = meter.read();
         wait();
         assert_eq!(meter.read(), after);
+    }
+
+    #[test]
+    fn time_in_which_several_work_counts_once() {
+        let meter = Meter::new();
+        let begin = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| meter.time(|| std::thread::sleep(Duration::from_millis(30))));
+            }
+        });
+        assert!(meter.read() >= Duration::from_millis(30) && meter.read() <= begin.elapsed());
     }
 }

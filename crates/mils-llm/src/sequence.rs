@@ -133,7 +133,7 @@ fn sampler(options: &LlamaOptions, seed: u32) -> LlamaSampler {
 /// A sampler's seed from the request's and the answer's number, and nothing else: it does not matter what else is
 /// decoded with it. The request's seed is scattered first: seeds that are a fixed distance apart must not give the same
 /// samplers, one answer further on.
-fn mix(seed: u64, number: u64) -> u32 {
+pub(crate) fn mix(seed: u64, number: u64) -> u32 {
     scatter(scatter(seed).wrapping_add(number)) as u32
 }
 

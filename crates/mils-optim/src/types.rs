@@ -76,7 +76,7 @@ pub struct Labelled {
 }
 
 /// A generator's answer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposals {
     /// Usable texts.
     pub texts: Vec<String>,
@@ -121,6 +121,8 @@ pub enum UnusableReason {
     Duplicate,
     /// The run was ended before it could be scored.
     Interrupted,
+    /// No answer: the text says why there is none. Other answers to the same request there were.
+    Failed,
 }
 
 /// Something that was said but not scored.

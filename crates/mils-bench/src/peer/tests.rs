@@ -76,6 +76,60 @@ fn peers_are_known_by_name_and_those_missing_are_left_out() {
     let nowhere = Some("/nowhere/python".into());
     let peers = Peers::new(Some(&names(&["torch-f32", "ort-f32"])), nowhere, 1).unwrap();
     let mut said = Vec::new();
-    assert!(peers.start(&mut |line| said.push(line)).is_empty());
+    assert!(peers.start(&|_| (), &mut |line| said.push(line)).is_empty());
     assert!(said.len() == 2 && said[0].starts_with("torch-f32 is left out: cannot start /nowhere"), "{said:?}");
+}
+
+/// A program in place of candle's, of this source.
+fn source(folder: &Path, main: &str) {
+    std::fs::create_dir_all(folder.join("src")).unwrap();
+    let package = "name = \"mils-bench-candle\"\nversion = \"0.0.0\"\n";
+    let manifest = format!("[package]\n{package}edition = \"2024\"\n[workspace]\n");
+    std::fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+    std::fs::write(folder.join("Cargo.lock"), format!("version = 4\n[[package]]\n{package}")).unwrap();
+    std::fs::write(folder.join("src/main.rs"), main).unwrap();
+}
+
+#[test]
+fn candle_is_built_when_it_is_named_and_again_when_it_has_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sources, target) = (folder.path().join("candle"), folder.path().join("target"));
+    let candle = |named| {
+        let wanted = if named { vec![CANDLE.to_owned()] } else { vec![] };
+        let mut peers = Peers::new(Some(&wanted), Some("/nowhere/python".into()), 3).unwrap();
+        peers.candle = Candle::at(sources.clone(), target.clone());
+        peers
+    };
+    let nothing = candle(true).start_one(CANDLE).err().unwrap();
+    assert!(format!("{nothing:#}").starts_with("cannot start "), "{nothing:#}");
+    source(&sources, "fn main() { broken }");
+    // Whoever did not name it is told how to get it; whoever did, why that fails.
+    let unnamed = candle(false).start_one(CANDLE).err().unwrap().to_string();
+    assert_eq!(unnamed, "it is not built; --peers=candle builds it");
+    let broken = candle(true).start_one(CANDLE).err().unwrap().to_string();
+    assert!(broken.contains("does not build") && broken.contains("`broken`") && !broken.contains('\n'), "{broken}");
+
+    let greet = |what: &str| {
+        source(
+            &sources,
+            &format!(
+                r#"fn main() {{
+                    let threads = std::env::var("RAYON_NUM_THREADS").unwrap();
+                    println!("{{{{\"versions\": {{{{\"{what}\": \"{{threads}}\"}}}}}}}}");
+                }}"#
+            ),
+        );
+    };
+    greet("first");
+    let mut said = Vec::new();
+    let first = candle(true).start(&|what| assert!(what.ends_with("built first")), &mut |line| said.push(line));
+    assert_eq!((first.len(), &first[0].versions["first"][..], said.len()), (1, "3", 0));
+    greet("second");
+    // A time of the same second would do, but not of the same tick of the file system's clock.
+    std::fs::File::options().append(true).open(sources.join("src/main.rs")).unwrap().set_modified(soon()).unwrap();
+    assert_eq!(candle(false).start_one(CANDLE).unwrap().versions["second"], "3");
+}
+
+fn soon() -> std::time::SystemTime {
+    std::time::SystemTime::now() + Duration::from_secs(2)
 }

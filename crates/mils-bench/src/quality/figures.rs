@@ -68,6 +68,18 @@ pub struct ScorerFigures {
     pub search_misses: Figure,
     /// Share of scenes where the loop's wrong answer outscores the truth: what only a better scorer would win.
     pub scorer_misses: Figure,
+    /// Of a world that is small enough: what the best of all captions by score gets, by [`Mark::key`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub best_of_all: BTreeMap<&'static str, Figure>,
+    /// Of how many.
+    pub of_all: usize,
+}
+
+/// A figure for each mark, of so many captions; none of none.
+pub(super) fn by_key(marks: &'static [Mark], captions: &[Vec<f64>]) -> BTreeMap<&'static str, Figure> {
+    let figure = |i: usize| Figure::of(&captions.iter().filter_map(|c| c.get(i).copied()).collect::<Vec<_>>());
+    let all = marks.iter().enumerate().map(|(i, mark)| (mark.key, figure(i)));
+    if captions.is_empty() { BTreeMap::new() } else { all.collect() }
 }
 
 /// All that the benchmark measured.
@@ -115,6 +127,12 @@ pub fn table(marks: &[Mark], figures: &Figures) -> String {
         let _ = writeln!(out, "  it outscores captions with one thing changed in      {}", s.beats_changes);
         let _ = writeln!(out, "  MILS ends wrong, though the truth scores higher, in  {}", s.search_misses);
         let _ = writeln!(out, "  MILS ends wrong on what scores above the truth in    {}", s.scorer_misses);
+        for mark in marks {
+            if let Some(figure) = s.best_of_all.get(mark.key) {
+                let best = format!("the best of all {} captions by score: {}", s.of_all, mark.title);
+                let _ = writeln!(out, "  {best:<52} {figure}");
+            }
+        }
     }
     for arm in &figures.arms {
         let _ = writeln!(out, "\n{}", arm.arm.title());

@@ -1,9 +1,11 @@
 //! Caption quality on held-out scenes of the demo's worlds: the loop, and three controls with the same settings.
 
 mod figures;
+mod sounds;
 mod subject;
 
 pub use figures::{ArmFigures, Figure, Figures, ScorerFigures, StepFigures, claims, table};
+pub use sounds::{SoundScene, Sounds};
 pub use subject::{Mark, Pictures, Subject, Videos};
 
 use crate::recombine::{Quota, Recombine};
@@ -113,10 +115,10 @@ fn run_scene<S: Subject>(
     seed: u64,
     quota: Option<Vec<usize>>,
 ) -> Result<SceneRun> {
-    let media = subject.media(scene)?;
-    let config = session.config(media.modality())?;
+    let config = session.config(subject.modality())?;
     (config.seed, config.feedback, config.patience) = (seed, arm.feedback(), None);
-    let mode = session.mode(media.modality())?;
+    let mode = session.mode(subject.modality())?;
+    let media = subject.media(scene, &mode.senses)?;
     let mut quota = quota.map(|per_step| Quota::new(per_step, mode.initial()));
     let mut recombine = Recombine(subject);
     let mut between = |model: &mut dyn Generator, request: &Request<'_>| {
@@ -167,10 +169,18 @@ fn judge_scorer<S: Subject>(
 ) -> Result<ScorerFigures> {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let (mut truth, mut beats, mut search, mut scorer) = (vec![], vec![], vec![], vec![]);
+    let senses = session.mode(subject.modality())?.senses;
+    let (vocabulary, mut alone) = (subject.vocabulary(), Vec::new());
     for (scene, run) in scenes.iter().zip(runs) {
         let mut texts = vec![subject.truth(scene)];
         texts.extend((0..CHANGES).filter_map(|_| subject.changed(scene, &mut rng)));
-        let scores = session.score(&subject.media(scene)?, &texts)?;
+        let media = subject.media(scene, &senses)?;
+        let scores = session.score(&media, &texts)?;
+        if !vocabulary.is_empty() {
+            let all = session.score(&media, &vocabulary)?;
+            let best = all.iter().zip(&vocabulary).max_by(|a, b| a.0.total_cmp(b.0));
+            alone.extend(best.map(|(_, text)| subject.judge(scene, text)));
+        }
         let won = scores[1..].iter().filter(|s| **s < scores[0]).count();
         truth.push(f64::from(scores[0]));
         beats.push(won as f64 / (scores.len() - 1).max(1) as f64);
@@ -184,6 +194,8 @@ fn judge_scorer<S: Subject>(
         beats_changes: Figure::of(&beats),
         search_misses: Figure::of(&search),
         scorer_misses: Figure::of(&scorer),
+        best_of_all: figures::by_key(subject.marks(), &alone),
+        of_all: vocabulary.len(),
     })
 }
 
@@ -199,7 +211,7 @@ fn is_exact<S: Subject>(subject: &S, marks: &Marks) -> bool {
 /// If the pack cannot be loaded or a model fails.
 pub fn run<S: Subject>(subject: &S, setup: &Setup) -> Result<Figures> {
     let pack = Pack::find(&setup.pack)?;
-    let options = Options { steps: setup.steps, ..Options::default() };
+    let options = Options { steps: setup.steps, first: Some(subject.modality()), ..Options::default() };
     let mut session = Session::open(pack, &options, setup.backend, &mut |_| {})?;
     let scenes = subject.scenes(setup.scenes, setup.scene_seed)?;
     let bar = progress_bar(scenes.len() * setup.arms.len());

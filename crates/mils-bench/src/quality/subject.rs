@@ -1,10 +1,11 @@
 //! What can be captioned and judged: the worlds of the demo, each behind the same few questions.
 
 use anyhow::Result;
-use mils_cli::media::Media;
+use mils_cli::media::{Media, Senses};
 use mils_demo_world::motion::{self, render::Clip};
 use mils_demo_world::worlds::{self, World};
 use mils_demo_world::{Scene, Split, facts, render, sample};
+use mils_models::Modality;
 use rand_chacha::ChaCha8Rng;
 
 /// One way in which a caption is judged, and what is claimed of it.
@@ -25,7 +26,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    const fn new(key: &'static str, title: &'static str) -> Self {
+    pub(super) const fn new(key: &'static str, title: &'static str) -> Self {
         Self { key, title, at_least: None, gains: None, starts_at_zero: false, beats_recombination: false }
     }
 }
@@ -34,6 +35,9 @@ impl Mark {
 pub trait Subject {
     /// One of them.
     type Scene;
+
+    /// What its scenes are given to the loop as.
+    fn modality(&self) -> Modality;
 
     /// How captions are judged; the last mark is whether a caption says everything and nothing else.
     fn marks(&self) -> &'static [Mark];
@@ -44,11 +48,11 @@ pub trait Subject {
     /// If something cannot be read.
     fn scenes(&self, count: usize, seed: u64) -> Result<Vec<Self::Scene>>;
 
-    /// What is given to the loop.
+    /// What is given to the loop, as the encoder takes it.
     ///
     /// # Errors
     /// If something cannot be read.
-    fn media(&self, scene: &Self::Scene) -> Result<Media>;
+    fn media(&self, scene: &Self::Scene, senses: &Senses) -> Result<Media>;
 
     /// A true caption.
     fn truth(&self, scene: &Self::Scene) -> String;
@@ -61,6 +65,12 @@ pub trait Subject {
 
     /// A caption whose every part stands in some of those shown.
     fn recombined(&self, shown: &[&str], rng: &mut ChaCha8Rng) -> String;
+
+    /// All that can be said, plainly, of a world that is so small: what a search through everything would take. Empty
+    /// for the others.
+    fn vocabulary(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The world of pictures.
@@ -74,20 +84,31 @@ pub struct Videos;
 /// How often [`Videos`] hands out a frame of the two or three seconds that its scenes last.
 const FRAMES: usize = 32;
 
-fn judged<W: World>(marks: &[Mark], caption: &str, judge: impl Fn(&W::Facts) -> Vec<f32>) -> Vec<f64> {
-    let said = W::parse(caption).map(|said| judge(&said).into_iter().map(f64::from).collect());
+/// The marks of what a caption says; none for one that was not read.
+pub(super) fn judged<F>(marks: &[Mark], said: Option<F>, judge: impl Fn(&F) -> Vec<f32>) -> Vec<f64> {
+    let said = said.map(|said| judge(&said).into_iter().map(f64::from).collect());
     said.unwrap_or_else(|| vec![0.0; marks.len()])
 }
 
-fn changed<W: World>(truth: &W::Facts, rng: &mut ChaCha8Rng) -> Option<String> {
-    let changed = W::change(truth, rng);
-    (changed != *truth).then(|| W::canonical(&changed))
+/// Changed facts as a caption, unless they are the same.
+pub(super) fn changed<F: PartialEq>(truth: &F, changed: &F, say: impl Fn(&F) -> String) -> Option<String> {
+    (changed != truth).then(|| say(changed))
+}
+
+/// A caption of what is read of those shown.
+pub(super) fn recombined_of<F>(
+    shown: &[&str],
+    parse: impl Fn(&str) -> Option<F>,
+    mix: impl FnOnce(&[F]) -> String,
+) -> String {
+    mix(&shown.iter().filter_map(|text| parse(text)).collect::<Vec<_>>())
 }
 
 fn recombined<W: World>(shown: &[&str], rng: &mut ChaCha8Rng) -> String {
-    let pool: Vec<W::Facts> = shown.iter().filter_map(|text| W::parse(text)).collect();
-    let mixed = W::recombine(&pool, rng);
-    W::caption(&mixed, rng)
+    recombined_of(shown, W::parse, |pool| {
+        let mixed = W::recombine(pool, rng);
+        W::caption(&mixed, rng)
+    })
 }
 
 fn truth_value(holds: bool) -> f32 {
@@ -96,6 +117,10 @@ fn truth_value(holds: bool) -> f32 {
 
 impl Subject for Pictures {
     type Scene = Scene;
+
+    fn modality(&self) -> Modality {
+        Modality::Image
+    }
 
     fn marks(&self) -> &'static [Mark] {
         const MARKS: [Mark; 3] = [
@@ -115,7 +140,7 @@ impl Subject for Pictures {
         Ok(sample::scenes(Split::HeldOut, count, seed))
     }
 
-    fn media(&self, scene: &Scene) -> Result<Media> {
+    fn media(&self, scene: &Scene, _: &Senses) -> Result<Media> {
         Ok(render::render(scene).image.into())
     }
 
@@ -125,14 +150,14 @@ impl Subject for Pictures {
 
     fn judge(&self, scene: &Scene, caption: &str) -> Vec<f64> {
         let truth = &scene.facts;
-        judged::<worlds::Pictures>(self.marks(), caption, |said| {
+        judged(self.marks(), worlds::Pictures::parse(caption), |said| {
             let exact = truth_value(facts::exact(truth, said));
             vec![facts::noun_recall(truth, said), facts::attribute_accuracy(truth, said), exact]
         })
     }
 
     fn changed(&self, scene: &Scene, rng: &mut ChaCha8Rng) -> Option<String> {
-        changed::<worlds::Pictures>(&scene.facts, rng)
+        changed(&scene.facts, &worlds::Pictures::change(&scene.facts, rng), worlds::Pictures::canonical)
     }
 
     fn recombined(&self, shown: &[&str], rng: &mut ChaCha8Rng) -> String {
@@ -142,6 +167,10 @@ impl Subject for Pictures {
 
 impl Subject for Videos {
     type Scene = motion::Scene;
+
+    fn modality(&self) -> Modality {
+        Modality::Video
+    }
 
     fn marks(&self) -> &'static [Mark] {
         const MARKS: [Mark; 4] = [
@@ -157,7 +186,7 @@ impl Subject for Videos {
         Ok(motion::sample::scenes(Split::HeldOut, count, seed))
     }
 
-    fn media(&self, scene: &motion::Scene) -> Result<Media> {
+    fn media(&self, scene: &motion::Scene, _: &Senses) -> Result<Media> {
         // Of a file's frames, those that an encoder of eight would be given.
         Ok(Media::Video(Clip::new(scene).frames(FRAMES).into_iter().step_by(FRAMES / 8).collect()))
     }
@@ -168,7 +197,7 @@ impl Subject for Videos {
 
     fn judge(&self, scene: &motion::Scene, caption: &str) -> Vec<f64> {
         let truth = &scene.facts;
-        judged::<motion::Videos>(self.marks(), caption, |said| {
+        judged(self.marks(), motion::Videos::parse(caption), |said| {
             use motion::facts::{attribute_accuracy, exact, noun_recall, verb_accuracy};
             let exact = truth_value(exact(truth, said));
             vec![noun_recall(truth, said), verb_accuracy(truth, said), attribute_accuracy(truth, said), exact]
@@ -176,7 +205,7 @@ impl Subject for Videos {
     }
 
     fn changed(&self, scene: &motion::Scene, rng: &mut ChaCha8Rng) -> Option<String> {
-        changed::<motion::Videos>(&scene.facts, rng)
+        changed(&scene.facts, &motion::Videos::change(&scene.facts, rng), motion::Videos::canonical)
     }
 
     fn recombined(&self, shown: &[&str], rng: &mut ChaCha8Rng) -> String {

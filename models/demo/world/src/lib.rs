@@ -18,6 +18,7 @@
 //! ```
 
 pub mod facts;
+pub mod garble;
 pub mod grammar;
 pub mod icons;
 pub mod motion;
@@ -25,6 +26,7 @@ pub mod render;
 pub mod sample;
 pub mod search;
 pub mod simulate;
+pub mod sound;
 pub mod training;
 pub mod worlds;
 

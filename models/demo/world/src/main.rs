@@ -1,5 +1,7 @@
 //! `demo-world`: writes scenes and training data of the demo worlds.
 
+mod sound_cli;
+
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
@@ -150,6 +152,11 @@ enum Command {
         #[arg(long, value_enum, default_value = "picture")]
         world: WorldArg,
     },
+    /// What the models for sounds are trained with
+    Sound {
+        #[command(subcommand)]
+        command: sound_cli::SoundCommand,
+    },
 }
 
 fn main() -> Result<()> {
@@ -185,6 +192,7 @@ fn main() -> Result<()> {
             }
             Ok(file.flush()?)
         }
+        Command::Sound { command } => command.run(),
         Command::Atoms { world } => Ok(writeln!(std::io::stdout(), "{}", world.atoms().join("\n"))?),
     }
 }

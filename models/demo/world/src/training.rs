@@ -1,5 +1,6 @@
 //! The texts that an encoder's training needs of a scene: true ones, changed ones, and such as nobody would say.
 
+use crate::garble::spliced;
 use crate::worlds::World;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -73,22 +74,10 @@ fn disagreeing<W: World>(words: &[&str], rng: &mut ChaCha8Rng) -> Option<String>
 /// Something that a language model may say and nobody would: a caption with a word too many or too few, with the end of
 /// another one, or with a word in the wrong form. None where every attempt came out as a sentence of the grammar.
 fn garbled<W: World>(caption: &str, other: &str, rng: &mut ChaCha8Rng) -> Option<String> {
-    let (words, others) = (caption.split(' ').collect::<Vec<_>>(), other.split(' ').collect::<Vec<_>>());
+    let words: Vec<&str> = caption.split(' ').collect();
     (0..20).find_map(|_| {
-        if rng.random_bool(0.3) {
-            return disagreeing::<W>(&words, rng).filter(|text| W::parse(text).is_none());
-        }
-        let at = rng.random_range(1..words.len());
-        let from = rng.random_range(0..others.len());
-        let (mut begin, end) = (words[..at].to_vec(), &words[at..]);
-        match rng.random_range(0..6) {
-            0 => begin.extend([words[at - 1]].iter().chain(end)),
-            1 => begin.extend(&end[1..]),
-            2 => begin.extend([others[from]].iter().chain(&end[1..])),
-            3 => begin.extend(&others[from..]),
-            4 => begin.extend(end.iter().chain(&others[from..])),
-            _ => {}
-        }
-        Some(begin.join(" ")).filter(|text| W::parse(text).is_none())
+        let bent = rng.random_bool(0.3);
+        let text = if bent { disagreeing::<W>(&words, rng)? } else { spliced(caption, other, rng) };
+        W::parse(&text).is_none().then_some(text)
     })
 }

@@ -62,7 +62,10 @@ fn the_bundled_viclip_scores_as_pytorch_does() {
 }
 
 /// True captions of the sample files.
-const SAMPLES: [(&str, &str); 2] = [("6-.mp4", ""), ("7-.mp4", "")];
+const SAMPLES: [(&str, &str); 2] = [
+    ("6-carrot-and-teapot.mp4", "an orange carrot moves to the left and a green teapot turns, on the grass"),
+    ("7-apple-and-duck.webp", "an orange apple shrinks and a red duck moves to the right, on the sand"),
+];
 
 #[test]
 fn samples_are_told_from_videos_in_which_something_else_is_done() {

@@ -2,7 +2,8 @@
 
 Input is what `demo-world train-videos` wrote (see ../README.md). The output folder has the files of a ViCLIP:
 model.safetensors (f16) and tokenizer.json. Hints say of every patch of every frame which noun, colour and verb lies on
-it, and of the class token which nouns, colours and verbs of nouns, and backgrounds there are.
+it and where that is first and last seen, and of the class token which nouns, colours and verbs of nouns, and backgrounds
+there are.
 """
 
 import argparse
@@ -26,8 +27,8 @@ END = BACKGROUND + BACKGROUNDS
 # Nouns, their colours, what they do, and the background; and for some credit before the noun is right, colours and
 # verbs by themselves.
 KERNEL = Kernel({
-    "noun": (NOUNS, 1.5), "colour": (NOUNS * COLOURS, 0.9), "verb": (NOUNS * VERBS, 1.1), "background": (BACKGROUNDS, 1.0),
-    "any_colour": (COLOURS, 0.3), "any_verb": (VERBS, 0.4), "garbled": (1, 2.0),
+    "noun": (NOUNS, 1.5), "colour": (NOUNS * COLOURS, 0.9), "verb": (NOUNS * VERBS, 1.1),
+    "background": (BACKGROUNDS, 1.0), "any_colour": (COLOURS, 0.3), "any_verb": (VERBS, 0.4), "garbled": (1, 2.0),
 })
 
 
@@ -46,8 +47,22 @@ def features(atoms):
     return sorted(out)
 
 
-def videos(folder, size, limit=None):
-    return Scenes(folder, "videos.u8", (FRAMES, size, size, 3), KERNEL, features, limit)
+def videos(folder, size, grid, limit=None):
+    data = Scenes(folder, "videos.u8", (FRAMES, size, size, 3), KERNEL, features, limit)
+    for meta in data.meta:
+        add_ways(meta["objects"], grid)
+    return data
+
+
+def add_ways(frames, grid):
+    """Says of every object in every frame in which cell it is first and last seen."""
+    seen = {}
+    for o in (o for frame in frames for o in frame):
+        x0, y0, x1, y1 = o["box"]
+        column, row = (min(int((a + b) / 2 * grid), grid - 1) for a, b in ((x0, x1), (y0, y1)))
+        seen.setdefault(o["noun"], []).append(row * grid + column)
+    for o in (o for frame in frames for o in frame):
+        o["from"], o["to"] = seen[o["noun"]][0], seen[o["noun"]][-1]
 
 
 def main():
@@ -70,15 +85,16 @@ def main():
 
     read = lambda folder: Tokenizer.from_file(str(pathlib.Path(folder) / "tokenizer.json"))  # noqa: E731
     weights = lambda folder: load_file(pathlib.Path(folder) / "model.safetensors")  # noqa: E731
-    val = videos(args.val, args.size, args.val_limit)
+    grid = args.size // args.patch
+    val = videos(args.val, args.size, grid, args.val_limit)
     if args.check:
         tok, model = read(args.init), ViClip.of(weights(args.init))
         check_text(model, tok, val)
         return check_sight(model, tok, val)
-    data = videos(args.data, args.size, args.limit)
+    data = videos(args.data, args.size, grid, args.limit)
     if args.init:
         tok, model = read(args.init), ViClip.of(weights(args.init))
-        args.width, args.patch = model.vision_encoder.proj.shape[0], model.vision_encoder.patch
+        args.width = model.vision_encoder.proj.shape[0]
     else:
         tok = clip_tokenizer([t for i in range(min(20000, len(data))) for t, _ in data.captions(i)], 1200)
         model = ViClip(
@@ -92,16 +108,21 @@ def main():
         model.text_encoder = ViClip.of(weights(args.text_from)).text_encoder
         args.text_minutes = 0
     hints = Hints(
-        args.width, args.size // args.patch, FRAMES, [("noun", NOUNS), ("colour", COLOURS), ("verb", VERBS)],
-        {"nouns": (0, COLOUR), "colours": (COLOUR, VERB), "verbs": (VERB, BACKGROUND), "backgrounds": (BACKGROUND, END)},
+        args.width, grid, FRAMES,
+        # Where a thing comes from and goes to is what tells left from right, and is learnt before it.
+        [("noun", NOUNS), ("colour", COLOURS), ("verb", VERBS), ("from", grid**2), ("to", grid**2)],
+        {
+            "nouns": (0, COLOUR), "colours": (COLOUR, VERB), "verbs": (VERB, BACKGROUND),
+            "backgrounds": (BACKGROUND, END),
+        },
     )
 
     def save():
         out = pathlib.Path(args.out)
         out.mkdir(parents=True, exist_ok=True)
         # `temp` is the inverse of the scale of the soft contrast.
-        state = {k: v.detach().half().contiguous() for k, v in model.state().items()} | {"temp": torch.tensor(1 / 30).half()}
-        save_file(state, out / "model.safetensors")
+        state = {k: v.detach().half().contiguous() for k, v in model.state().items()}
+        save_file(state | {"temp": torch.tensor(1 / 30).half()}, out / "model.safetensors")
         tok.save(str(out / "tokenizer.json"))
 
     run(args, model, tok, hints, data, val, np.random.default_rng(args.seed), save)

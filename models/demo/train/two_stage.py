@@ -202,23 +202,19 @@ def check_text(model, tok, data):
 
 def embed_all(model, tok, data):
     """Per scene: [full caption (mean of the ways to say it), six changed ones], as f16 rows."""
-    eos, out = tok.token_to_id(EOS), None
-    with torch.no_grad():
-        for start in range(0, len(data), 128):
-            idx = range(start, min(start + 128, len(data)))
-            texts = [t for i in idx for k, (t, _) in enumerate(data.captions(i)) if k != 3]
-            encoded = [e.ids for e in tok.encode_batch(texts)]
-            order = sorted(range(len(encoded)), key=lambda k: len(encoded[k]))
-            rows = None
-            for part in np.array_split(order, 8):
-                with torch.autocast("cpu", torch.bfloat16):
-                    embedded = embed(model, [encoded[k] for k in part], eos)
-                rows = torch.zeros(len(encoded), embedded.shape[1]) if rows is None else rows
-                rows[part] = embedded
-            rows = rows.view(len(idx), 9, -1)
-            full = F.normalize(rows[:, :3].mean(1, keepdim=True), dim=-1)
-            out = np.zeros((len(data), 7, rows.shape[-1]), dtype=np.float16) if out is None else out
-            out[start : start + len(idx)] = torch.cat([full, rows[:, 3:]], 1).numpy()
+    eos = tok.token_to_id(EOS)
+    texts = [[t for k, (t, _) in enumerate(data.captions(i)) if k != 3] for i in range(len(data))]
+    # Many are said of several scenes. Those of like length go through together.
+    seen = sorted({t for row in texts for t in row})
+    ids = {t: e.ids for t, e in zip(seen, tok.encode_batch(seen))}
+    seen.sort(key=lambda t: len(ids[t]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        parts = [embed(model, [ids[t] for t in seen[i : i + 256]], eos).half() for i in range(0, len(seen), 256)]
+    known, at = torch.cat(parts), {t: k for k, t in enumerate(seen)}
+    out = np.zeros((len(data), 7, known.shape[1]), dtype=np.float16)
+    for i, row in enumerate(texts):
+        rows = known[[at[t] for t in row]].float()
+        out[i, 0], out[i, 1:] = F.normalize(rows[:3].mean(0), dim=0).numpy(), rows[3:].numpy()
     return out
 
 
@@ -285,9 +281,7 @@ def train_sight(model, hints, data, rows, val, val_rows, args, rng, checkpoint):
         v = F.normalize(v.float(), dim=-1)
         contrast = soft_contrast(v @ flat.T, own @ flat.T)
         pull = (1 - (v * own).sum(1)).mean()
-        # New heads would pull a trained tower away from where it is.
-        fade = 0.0 if args.init else 1 - 0.9 * done
-        descend(contrast + 2.0 * pull + fade * sum(hinted.values()), opts, params)
+        descend(contrast + 2.0 * pull + args.hints * (1 - 0.9 * done) * sum(hinted.values()), opts, params)
         for name, loss in {"contrast": contrast, "pull": pull, **hinted}.items():
             means[name] = means.get(name, 0.0) + loss.item() / 50
         step += 1
@@ -369,6 +363,10 @@ def arguments(ap):
     ap.add_argument("--text-lr", type=float, default=2e-3)
     ap.add_argument("--init", help="train this checkpoint further")
     ap.add_argument(
+        "--hints", type=float,
+        help="weight of the hints at the begin: 1, or 0 with --init, as new heads pull a tower away from where it is",
+    )
+    ap.add_argument(
         "--tower", choices=["both", "text", "sight"], default="both",
         help="train one alone, towards the principal components of the kernel",
     )
@@ -384,6 +382,8 @@ def run(args, model, tok, hints, data, val, rng, save):
         f"{sum(p.numel() for p in [*model.text_parameters(), *model.sight_parameters()]) / 1e6:.2f}M parameters",
         flush=True,
     )
+    if args.hints is None:
+        args.hints = 0.0 if args.init else 1.0
     if args.tower != "both":
         data.kernel.choose_space(data, args.projection)
     if args.text_minutes is None:

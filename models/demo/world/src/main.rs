@@ -95,6 +95,8 @@ enum Command {
     },
     /// Write training pictures as raw bytes with captions, hard negatives and object boxes
     TrainImages {
+        #[arg(long, default_value = "train")]
+        split: SplitArg,
         #[arg(long)]
         count: usize,
         #[arg(long, default_value_t = 1)]
@@ -106,6 +108,8 @@ enum Command {
     },
     /// Write training videos as raw bytes, eight frames each, with captions, hard negatives and object boxes
     TrainVideos {
+        #[arg(long, default_value = "train")]
+        split: SplitArg,
         #[arg(long)]
         count: usize,
         #[arg(long, default_value_t = 1)]
@@ -161,12 +165,12 @@ fn main() -> Result<()> {
         Command::Scenes { world: WorldArg::Video, split, count, seed, frames, out } => {
             videos(split, count, seed, frames, &out)
         }
-        Command::TrainImages { count, seed, size, out } => {
-            let draw = |rng: &mut _| sample::scene(Split::Train, rng);
+        Command::TrainImages { split, count, seed, size, out } => {
+            let draw = |rng: &mut _| sample::scene(split.into(), rng);
             train("images.u8", count, seed, &out, draw, |scene| train_image(scene, size))
         }
-        Command::TrainVideos { count, seed, size, out } => {
-            let draw = |rng: &mut _| motion::sample::scene(Split::Train, rng);
+        Command::TrainVideos { split, count, seed, size, out } => {
+            let draw = |rng: &mut _| motion::sample::scene(split.into(), rng);
             train("videos.u8", count, seed, &out, draw, |scene| train_video(scene, size))
         }
         Command::LmData { world, from, count, seed, keep, label_scale, out } => {

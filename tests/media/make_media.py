@@ -74,6 +74,7 @@ def sounds():
     }.items():
         rate = ["-ar", 48000] if codec in ("ac3", "libopus") else []
         ffmpeg("-i", stereo, *rate, "-c:a", codec, SOUNDS / name)
+    short_page(SOUNDS / "short-page.ogg")
     run("sox", "-R", SOUNDS / "mono-8k.wav", "-t", "amr-nb", SOUNDS / "narrow.amr")
     for name in ("sox.aiff", "sox.wv", "sox.ogg", "sox.flac"):
         run("sox", "-R", mono, SOUNDS / name)
@@ -91,6 +92,29 @@ def sounds():
         ffmpeg("-f", "f32le", "-ar", rate, "-ac", 1, "-i", "-", "-c:a", "flac", "-sample_fmt", "s16", f"{path}.expected.flac",
                data=mono.astype(np.float32).tobytes())
     resampled()
+
+
+def short_page(path):
+    """Vorbis whose third page but one tells of 50 samples less than are in it, as FFmpeg's pages do where blocks change their
+    size: only on the last page is that padding."""
+    bursts = noise(32000) * np.exp(-(np.arange(32000) % 4000) / 300).astype(np.float32)
+    ffmpeg("-f", "f32le", "-ar", 8000, "-ac", 1, "-i", "-", "-c:a", "libvorbis", "-q:a", 0, path, data=bursts.tobytes())
+    data, at, pages = bytearray(path.read_bytes()), 0, []
+    while at < len(data):
+        segments = data[at + 26]
+        pages.append((at, 27 + segments + sum(data[at + 27 : at + 27 + segments])))
+        at += pages[-1][1]
+    at, size = pages[-3]
+    granule = int.from_bytes(data[at + 6 : at + 14], "little") - 50
+    data[at + 6 : at + 14] = granule.to_bytes(8, "little")
+    data[at + 22 : at + 26] = bytes(4)
+    crc = 0
+    for byte in data[at : at + size]:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 else 0)) & 0xFFFFFFFF
+    data[at + 22 : at + 26] = crc.to_bytes(4, "little")
+    path.write_bytes(data)
 
 
 def noise(count):

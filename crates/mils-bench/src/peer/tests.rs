@@ -81,13 +81,13 @@ fn peers_are_known_by_name_and_those_missing_are_left_out() {
 }
 
 /// A program in place of candle's, of this source.
-fn source(folder: &Path, main: &str) {
-    std::fs::create_dir_all(folder.join("src")).unwrap();
+fn source(folder: &Path, main: &str) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder.join("src"))?;
     let package = "name = \"mils-bench-candle\"\nversion = \"0.0.0\"\n";
     let manifest = format!("[package]\n{package}edition = \"2024\"\n[workspace]\n");
-    std::fs::write(folder.join("Cargo.toml"), manifest).unwrap();
-    std::fs::write(folder.join("Cargo.lock"), format!("version = 4\n[[package]]\n{package}")).unwrap();
-    std::fs::write(folder.join("src/main.rs"), main).unwrap();
+    std::fs::write(folder.join("Cargo.toml"), manifest)?;
+    std::fs::write(folder.join("Cargo.lock"), format!("version = 4\n[[package]]\n{package}"))?;
+    std::fs::write(folder.join("src/main.rs"), main)
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn candle_is_built_when_it_is_named_and_again_when_it_has_changed() {
     };
     let nothing = candle(true).start_one(CANDLE).err().unwrap();
     assert!(format!("{nothing:#}").starts_with("cannot start "), "{nothing:#}");
-    source(&sources, "fn main() { broken }");
+    source(&sources, "fn main() { broken }").unwrap();
     // Whoever did not name it is told how to get it; whoever did, why that fails.
     let unnamed = candle(false).start_one(CANDLE).err().unwrap().to_string();
     assert_eq!(unnamed, "it is not built; --peers=candle builds it");
@@ -118,7 +118,8 @@ fn candle_is_built_when_it_is_named_and_again_when_it_has_changed() {
                     println!("{{{{\"versions\": {{{{\"{what}\": \"{{threads}}\"}}}}}}}}");
                 }}"#
             ),
-        );
+        )
+        .unwrap();
     };
     greet("first");
     let mut said = Vec::new();

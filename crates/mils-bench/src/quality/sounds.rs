@@ -161,13 +161,8 @@ mod tests {
     #[test]
     fn recordings_are_mixed_at_the_rate_of_the_encoder() {
         let subject = Sounds::open(&held_out(), true).unwrap();
-        let listening = Listening {
-            sample_rate: 8000,
-            filter: Default::default(),
-            whole: 60.0,
-            window: 10.0,
-            windows: 3,
-        };
+        let listening =
+            Listening { sample_rate: 8000, filter: Default::default(), whole: 60.0, window: 10.0, windows: 3 };
         let scene = subject.scenes(1, 3).unwrap().remove(0);
         let Media::Sound(sound) = subject.media(&scene, &Senses::Sounds(listening)).unwrap() else { panic!("a sound") };
         assert_eq!((sound.pieces.len(), sound.pieces[0].sample_rate), (1, 8000));

@@ -2,6 +2,7 @@
 
 use super::{AudioError, AudioInfo, Blocks, MOST_RATE, to_mono};
 use crate::source::Source;
+use std::collections::VecDeque;
 use symphonia::core::codecs::CodecParameters;
 use symphonia::core::codecs::audio::well_known::CODEC_ID_AAC;
 use symphonia::core::codecs::audio::{AudioDecoder, AudioDecoderOptions};
@@ -10,12 +11,16 @@ use symphonia::core::formats::probe::Hint;
 use symphonia::core::formats::{FormatOptions, FormatReader, SeekMode, SeekTo, Track, TrackType};
 use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions};
 use symphonia::core::meta::MetadataOptions;
-use symphonia::core::units::{Time, TimeBase, Timestamp};
+use symphonia::core::packet::Packet;
+use symphonia::core::units::{Duration, Time, TimeBase, Timestamp};
 
 /// Packets in a row that may be damaged.
 const MOST_DAMAGED: usize = 100;
 /// AAC at or below this rate may be the lower half of HE-AAC, which does not always say so; FFmpeg decodes both halves.
 const MAYBE_HALF: u32 = 24_000;
+
+/// Packets of an Ogg page.
+const MOST_PADDING: usize = 255;
 
 struct Reading {
     format: Box<dyn FormatReader>,
@@ -25,6 +30,9 @@ struct Reading {
     time_base: TimeBase,
     start: Timestamp,
     interleaved: Vec<f32>,
+    /// Packets that were read ahead, and whether there are no more.
+    ahead: VecDeque<Packet>,
+    ended: bool,
     damaged: usize,
     /// Of FLAC, whose header counts samples.
     promised: Option<u64>,
@@ -80,8 +88,9 @@ pub(super) fn open(source: &Source) -> Result<Box<dyn Blocks>, AudioError> {
     };
     let promised = track.num_frames.filter(|_| format.format_info().short_name == "flac");
     let (track, start) = (track.id, track.start_ts);
+    let (interleaved, ahead, ended, damaged) = (vec![], VecDeque::new(), false, 0);
     let mut reading =
-        Reading { format, decoder, info, track, time_base, start, interleaved: vec![], damaged: 0, promised };
+        Reading { format, decoder, info, track, time_base, start, interleaved, ahead, ended, damaged, promised };
     reading.settle()?;
     Ok(Box::new(reading))
 }
@@ -96,6 +105,40 @@ impl Reading {
             self.seek(0.0)?;
         }
         Ok(())
+    }
+
+    /// The next packet of the track. What is to be cut off its end is cut off only at the end of the stream: FFmpeg's Ogg
+    /// pages can be some samples short in the middle, and Symphonia takes those for padding too.
+    fn packet(&mut self) -> Result<Option<Packet>, AudioError> {
+        if self.ahead.is_empty() {
+            let next = self.read()?;
+            self.ahead.extend(next);
+        }
+        // Padding is at most the last page's packets.
+        while self.ahead.back().is_some_and(|last| last.trim_end > Duration::ZERO) && self.ahead.len() <= MOST_PADDING {
+            let Some(next) = self.read()? else { break };
+            self.ahead.push_back(next);
+        }
+        let padded = self.ended && self.ahead.iter().all(|packet| packet.trim_end > Duration::ZERO);
+        let mut packet = self.ahead.pop_front();
+        if let Some(packet) = packet.as_mut().filter(|_| !padded) {
+            packet.trim_end = Duration::ZERO;
+        }
+        Ok(packet)
+    }
+
+    fn read(&mut self) -> Result<Option<Packet>, AudioError> {
+        while !self.ended {
+            match self.format.next_packet() {
+                Ok(Some(packet)) if packet.track_id == self.track => return Ok(Some(packet)),
+                Ok(Some(_)) => {}
+                // Chained streams begin anew: what follows is another sound.
+                Ok(None) | Err(Error::ResetRequired) => self.ended = true,
+                Err(Error::IoError(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => self.ended = true,
+                Err(e) => return Err(error(&e)),
+            }
+        }
+        Ok(None)
     }
 
     /// Samples from the start of the track.
@@ -125,21 +168,14 @@ impl Blocks for Reading {
             other => error(&other),
         })?;
         self.decoder.reset();
+        self.ahead.clear();
+        self.ended = false;
         Ok(())
     }
 
     fn next(&mut self, out: &mut Vec<f32>) -> Result<Option<i64>, AudioError> {
         loop {
-            let packet = match self.format.next_packet() {
-                Ok(Some(packet)) => packet,
-                // Chained streams begin anew: what follows is another sound.
-                Ok(None) | Err(Error::ResetRequired) => return Ok(None),
-                Err(Error::IoError(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-                Err(e) => return Err(error(&e)),
-            };
-            if packet.track_id != self.track {
-                continue;
-            }
+            let Some(packet) = self.packet()? else { return Ok(None) };
             let decoded = match self.decoder.decode(&packet) {
                 Ok(decoded) => decoded,
                 Err(Error::DecodeError(_) | Error::IoError(_)) if self.damaged < MOST_DAMAGED => {

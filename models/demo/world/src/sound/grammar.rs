@@ -18,6 +18,15 @@ pub fn caption(facts: &Facts, rng: &mut impl Rng) -> String {
     if rng.random_bool(0.5) {
         sounds.reverse();
     }
+    sentence(&sounds, rng)
+}
+
+/// One sound said twice: nobody would, and [`parse`] does not read it.
+pub fn doubled(sound: u8, rng: &mut impl Rng) -> String {
+    sentence(&[sound, sound], rng)
+}
+
+fn sentence(sounds: &[u8], rng: &mut impl Rng) -> String {
     let form = rng.random_range(0..6);
     let parts: Vec<&str> = sounds
         .iter()

@@ -99,8 +99,12 @@ pub fn initial_set(seed: u64) -> Vec<String> {
     out.into_iter().collect()
 }
 
-/// Something that a language model may say and nobody would: a caption with a word too many or too few, or with the end
-/// of another one. None where every attempt came out as a sentence of the grammar.
+/// Something that a language model may say and nobody would: a caption with a word too many or too few, with the end of
+/// another one, or with one sound twice. None where every attempt came out as a sentence of the grammar.
 pub fn garbled(caption: &str, other: &str, rng: &mut impl Rng) -> Option<String> {
+    let named = grammar::named(caption);
+    if rng.random_bool(0.2) && !named.is_empty() {
+        return Some(grammar::doubled(named[rng.random_range(0..named.len())], rng));
+    }
     (0..20).map(|_| crate::garble::spliced(caption, other, rng)).find(|text| grammar::parse(text).is_none())
 }

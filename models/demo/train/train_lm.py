@@ -349,6 +349,7 @@ def arguments():
     ap.add_argument("--layers", type=int, default=5)
     ap.add_argument("--heads", type=int, default=4)
     ap.add_argument("--lr", type=float, default=2e-3)
+    ap.add_argument("--list-loss", type=float, default=0.3, help="weight of the loss on the list itself at the start")
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--init", type=pathlib.Path,
                     help="continue from this generator.gguf, or from a folder's train.pt and tokenizer.json")
@@ -436,7 +437,7 @@ def main():
             break
         set_rate(opts, args.lr * min(1, (step + 1) / 100) * (0.49 * (1 + math.cos(math.pi * done)) + 0.02))
         with torch.autocast("cpu", torch.bfloat16):
-            loss, full = hidden_loss(model, body, x, y, 0.3 * max(0.0, 1 - 3 * done))
+            loss, full = hidden_loss(model, body, x, y, args.list_loss * max(0.0, 1 - 3 * done))
         descend(full, opts, params)
         seen += len(x)
         mean += loss.item()

@@ -95,7 +95,7 @@ pub fn named(text: &str) -> Vec<u8> {
     let padded = format!(" {text} ");
     let stands = |wording: &&str| padded.contains(&format!(" {wording} "));
     let count = SOUNDS.len() as u8;
-    (0..count).filter(|s| of(*s).clauses.iter().chain(&of(*s).phrases).any(|w| stands(w))).collect()
+    (0..count).filter(|s| of(*s).clauses.iter().chain(&of(*s).phrases).any(&stands)).collect()
 }
 
 fn find(is: impl Fn(&Sound) -> bool) -> Option<u8> {

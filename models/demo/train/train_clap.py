@@ -111,7 +111,7 @@ def check_set(root, fold, mixtures=120):
 class Augment:
     """Draws examples: spectra in decibels, [batch, 1, frames, bands], and the sets of sounds in them."""
 
-    def __init__(self, recordings, rng, single=0.4):
+    def __init__(self, recordings, rng, single):
         self.recordings, self.rng, self.single = recordings, rng, single
         self.frames, self.bands = recordings.spectra.shape[2:]
 
@@ -303,7 +303,7 @@ def train_audio(model, recordings, held, args, rng):
     sets = [s for n in (1, 2, 3) for s in itertools.combinations(range(RECORDED), n)]
     sets += [(s,) for s in range(RECORDED, SOUNDS)]
     rows = stated(sets) @ directions(args.projection)
-    draw, audio = Augment(recordings, rng), Audio(model)
+    draw, audio = Augment(recordings, rng, args.single), Audio(model)
     if not args.init:
         audio.prepare(lambda: draw.batch(args.batch))
     average = copy.deepcopy(audio)
@@ -387,6 +387,7 @@ def main():
     ap.add_argument("--text-from", help="take tokenizer and text tower of this checkpoint")
     ap.add_argument("--steps", type=int, default=3000, help="of the audio tower; 0 leaves it as it is")
     ap.add_argument("--text-steps", type=int, default=2500, help="of the text tower; 0 leaves it as it is")
+    ap.add_argument("--single", type=float, default=0.4, help="share of examples that are of one sound")
     ap.add_argument("--batch", type=int, default=32)
     ap.add_argument("--width", type=int, default=32)
     ap.add_argument("--depths", type=lambda s: [int(n) for n in s.split(",")], default=[2, 2, 2])

@@ -128,7 +128,7 @@ fn a_picture_that_cannot_be_read_does_not_stop_the_others() {
     assert_eq!((code, lines.len()), (1, 3));
     assert!(lines[1]["file"] == bad.to_str().unwrap() && lines[1]["error"].as_str().unwrap().contains("not a picture"));
     assert_eq!(lines[0], lines[2]);
-    fails(with_texts().arg(&bad), 1, &["bad.png", "not an image"]);
+    fails(with_texts().arg(&bad), 1, &["bad.png", "not a picture"]);
     let (code, stdout, stderr) = run(with_texts().args([&bad, sample]));
     assert!(code == 1 && stdout.starts_with(sample.to_str().unwrap()) && stderr.lines().count() == 1, "{stdout}");
 }

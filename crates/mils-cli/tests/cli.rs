@@ -112,7 +112,7 @@ fn json_has_a_line_for_every_file_and_a_picture_given_twice_is_the_same_twice() 
     assert_eq!(code, 1, "{stderr}");
     let lines: Vec<Value> = stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let files: Vec<&str> = lines.iter().map(|l| l["file"].as_str().unwrap()).collect();
-    assert_eq!(files, [sample, &bad, &missing, sample].map(|p: &Path| p.to_str().unwrap()));
+    assert_eq!(files, [sample, &bad, &missing, sample].map(|p| p.to_str().unwrap()));
     for (line, fails) in lines.iter().zip([false, true, true, false]) {
         assert_eq!((line["error"].is_string(), line["caption"].is_string()), (fails, !fails), "{line}");
     }

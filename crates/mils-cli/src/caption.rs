@@ -284,18 +284,20 @@ impl Job<'_> {
         self.display.end(number);
         if locked(&self.batch).is_some() {
             // Nobody waits for the others: what is done is kept.
-            results.next += 1;
-            results.printed = self.tell(results, number, ended);
-            return;
+            return self.settle(results, number, ended);
         }
         results.waiting.insert(number, ended);
         while let Some(ended) = results.waiting.remove(&results.next) {
-            let number = results.next;
-            results.next += 1;
-            let printed = self.tell(results, number, ended);
-            if results.printed.is_ok() {
-                results.printed = printed;
-            }
+            self.settle(results, results.next, ended);
+        }
+    }
+
+    /// Tells of a file. The first result that cannot be told is what the command fails with, whatever comes after it.
+    fn settle(&self, results: &mut Results<'_>, number: usize, ended: Ended) {
+        results.next += 1;
+        let printed = self.tell(results, number, ended);
+        if results.printed.is_ok() {
+            results.printed = printed;
         }
     }
 
@@ -306,20 +308,19 @@ impl Job<'_> {
             Ok(flown) => flown,
             Err(error) => return self.fail(file, &error),
         };
-        let best = &flown.run.outcome.best.text;
-        let name = file.display().to_string();
-        let line = match self.args.format {
-            _ if self.args.output.is_some() => String::new(),
-            Format::Text if self.files.len() == 1 => best.clone(),
-            Format::Text => format!("{name}\t{best}"),
-            Format::Json => result(&name, results.facts, &flown).to_string(),
-        };
-        let printed = match &mut *locked(&self.batch) {
+        let (name, outcome) = (file.display().to_string(), &flown.run.outcome);
+        let printed = if let Some(batch) = &mut *locked(&self.batch) {
             // What was interrupted is not done.
-            Some(_) if flown.run.outcome.stopped_by == StoppedBy::Interrupted => Ok(()),
-            Some(batch) => batch.result(&result(&name, results.facts, &flown)),
-            None if results.printed.is_ok() => self.print(&line),
-            None => Ok(()),
+            let done = outcome.stopped_by != StoppedBy::Interrupted;
+            if done { batch.result(&result(&name, results.facts, &flown)) } else { Ok(()) }
+        } else if results.printed.is_ok() {
+            self.print(&match self.args.format {
+                Format::Text if self.files.len() == 1 => outcome.best.text.clone(),
+                Format::Text => format!("{name}\t{}", outcome.best.text),
+                Format::Json => result(&name, results.facts, &flown).to_string(),
+            })
+        } else {
+            Ok(())
         };
         if self.args.report.is_some() {
             let steps = locked(&self.steps).remove(&number).unwrap_or_default();

@@ -211,6 +211,20 @@ impl LlamaGenerator {
     }
 }
 
+/// What makes sense for any generator.
+pub(crate) fn check_sampling(lines: usize, temperature: f32, top_p: f32) -> Result<(), String> {
+    if !(1..=1000).contains(&lines) {
+        return Err(format!("lines is {lines}; expected 1 to 1000"));
+    }
+    if !(0.0..=10.0).contains(&temperature) {
+        return Err(format!("temperature is {temperature}; expected 0 to 10"));
+    }
+    if !(top_p > 0.0 && top_p <= 1.0) {
+        return Err(format!("top-p is {top_p}; expected more than 0 and at most 1"));
+    }
+    Ok(())
+}
+
 fn check(options: &LlamaOptions) -> Result<(), LlamaError> {
     let LlamaOptions { sequences, prompts, lines, temperature, top_p, context, .. } = *options;
     let wrong = |problem: String| Err(LlamaError::Option(problem));
@@ -222,15 +236,7 @@ fn check(options: &LlamaOptions) -> Result<(), LlamaError> {
     if !(1..=most).contains(&sequences) {
         return wrong(format!("sequences is {sequences}; expected 1 to {most}"));
     }
-    if !(1..=1000).contains(&lines) {
-        return wrong(format!("lines is {lines}; expected 1 to 1000"));
-    }
-    if !(0.0..=10.0).contains(&temperature) {
-        return wrong(format!("temperature is {temperature}; expected 0 to 10"));
-    }
-    if !(top_p > 0.0 && top_p <= 1.0) {
-        return wrong(format!("top-p is {top_p}; expected more than 0 and at most 1"));
-    }
+    check_sampling(lines, temperature, top_p).or_else(wrong)?;
     if !(64..=1 << 20).contains(&context) {
         return wrong(format!("context is {context}; expected 64 to 1048576"));
     }
@@ -258,12 +264,7 @@ fn check_file(path: &Path) -> Result<String, LlamaError> {
 
 impl Generator for LlamaGenerator {
     fn propose(&mut self, request: &Request<'_>) -> Result<Proposals, BoxError> {
-        let mut pieces = Vec::new();
-        self.stream(request, &mut |number, piece| {
-            pieces.push((number, piece));
-            ControlFlow::Continue(())
-        })?;
-        Ok(Proposals::gather(pieces))
+        Proposals::streamed(self, request)
     }
 
     fn stream(

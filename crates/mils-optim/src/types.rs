@@ -87,6 +87,19 @@ pub struct Proposals {
 }
 
 impl Proposals {
+    /// A generator's whole answer by its [`Generator::stream`]: what [`Generator::propose`] is to those that stream.
+    ///
+    /// # Errors
+    /// As [`Generator::stream`].
+    pub fn streamed(generator: &mut impl Generator, request: &Request<'_>) -> Result<Self, BoxError> {
+        let mut pieces = Vec::new();
+        generator.stream(request, &mut |number, piece| {
+            pieces.push((number, piece));
+            ControlFlow::Continue(())
+        })?;
+        Ok(Self::gather(pieces))
+    }
+
     /// One answer from its pieces, in the order of their numbers, whatever the order in which they came.
     pub fn gather(mut pieces: Vec<(usize, Self)>) -> Self {
         pieces.sort_by_key(|(number, _)| *number);

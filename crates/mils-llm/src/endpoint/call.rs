@@ -4,7 +4,7 @@ use super::{Answered, EndpointError, EndpointOptions};
 use crate::meter::Meter;
 use crate::parse::parse_list;
 use mils_optim::{Proposals, Usage};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -192,10 +192,27 @@ pub(super) struct Call {
     pub number: usize,
     /// Texts that are asked for.
     pub lines: usize,
-    pub body: Value,
+    pub question: Question,
     /// Set where nobody waits for it any more.
     pub cancel: [Arc<AtomicBool>; 2],
     pub reply: Sender<Answered>,
+}
+
+/// What is sent. Numbers go as they were written: a float that is widened first, as in a [`Value`], would not.
+#[derive(Serialize)]
+pub(super) struct Question {
+    pub model: String,
+    pub messages: Vec<Message>,
+    pub temperature: f32,
+    pub top_p: f32,
+    pub max_tokens: u32,
+    pub seed: u32,
+}
+
+#[derive(Serialize)]
+pub(super) struct Message {
+    pub role: &'static str,
+    pub content: String,
 }
 
 #[derive(Deserialize)]
@@ -207,12 +224,12 @@ struct Completion {
 
 #[derive(Deserialize)]
 struct Choice {
-    message: Message,
+    message: Said,
     finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct Said {
     content: Option<String>,
 }
 
@@ -242,7 +259,7 @@ impl Call {
             if let Some(key) = &line.key {
                 request = request.header("Authorization", format!("Bearer {key}"));
             }
-            request.send_json(&self.body)
+            request.send_json(&self.question)
         };
         let answer = meter
             .time(|| line.tried(&send, &cancelled, line.attempts))

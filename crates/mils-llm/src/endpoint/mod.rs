@@ -9,12 +9,12 @@ mod call;
 #[cfg(test)]
 mod tests;
 
+use crate::generator::check_sampling;
 use crate::meter::Meter;
 use crate::sequence::{answer_tokens, mix};
-use call::{Call, Fault, Line};
+use call::{Call, Fault, Line, Message, Question};
 use mils_optim::prompt::{Messages, PromptError, PromptTemplate};
 use mils_optim::{BoxError, Generator, Proposals, Request, Unusable, UnusableReason};
-use serde_json::json;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -190,17 +190,19 @@ impl EndpointGenerator {
             let lines = left.min(options.lines);
             left -= lines;
             let Messages { system, user } = self.template.render(request.pool, lines)?;
-            let mut messages = vec![json!({"role": "user", "content": user})];
-            if !system.is_empty() {
-                messages.insert(0, json!({"role": "system", "content": system}));
-            }
-            let tokens = options.answer_tokens.unwrap_or(u32::try_from(answer_tokens(lines)).unwrap_or(u32::MAX));
-            let body = json!({
-                "model": model, "messages": messages, "temperature": decimal(options.temperature),
-                "top_p": decimal(options.top_p), "max_tokens": tokens, "seed": mix(request.seed, number as u64),
-            });
+            let messages = [("system", system), ("user", user)].map(|(role, content)| Message { role, content });
+            let question = Question {
+                model: model.clone(),
+                messages: messages.into_iter().filter(|m| m.role != "system" || !m.content.is_empty()).collect(),
+                temperature: options.temperature,
+                top_p: options.top_p,
+                max_tokens: options
+                    .answer_tokens
+                    .unwrap_or_else(|| answer_tokens(lines).try_into().unwrap_or(u32::MAX)),
+                seed: mix(request.seed, number as u64),
+            };
             let cancel = [Arc::clone(&options.cancel), Arc::clone(given_up)];
-            let call = Call { number, lines, body, cancel, reply: reply.clone() };
+            let call = Call { number, lines, question, cancel, reply: reply.clone() };
             calls.send(call).map_err(|_| EndpointError::Cancelled)?;
         }
         Ok(answers)
@@ -209,11 +211,6 @@ impl EndpointGenerator {
 
 /// An answer's number, and what there is of it.
 type Answered = (usize, Result<Proposals, Fault>);
-
-/// As it was written: 0.9 and not 0.89999998.
-fn decimal(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
-}
 
 /// The only one of an endpoint's models.
 fn only(url: &str, mut models: Vec<String>) -> Result<String, EndpointError> {
@@ -232,15 +229,7 @@ fn check(options: &EndpointOptions) -> Result<(), EndpointError> {
     if !(url.starts_with("http://") || url.starts_with("https://")) {
         return wrong(format!("{url} is no endpoint; it begins with http:// or https:// and ends with /v1, as a rule"));
     }
-    if !(1..=1000).contains(lines) {
-        return wrong(format!("lines is {lines}; expected 1 to 1000"));
-    }
-    if !(0.0..=10.0).contains(temperature) {
-        return wrong(format!("temperature is {temperature}; expected 0 to 10"));
-    }
-    if !(*top_p > 0.0 && *top_p <= 1.0) {
-        return wrong(format!("top-p is {top_p}; expected more than 0 and at most 1"));
-    }
+    check_sampling(*lines, *temperature, *top_p).or_else(wrong)?;
     if !(1..=MOST_CALLS).contains(calls) || *attempts == 0 {
         return wrong(format!("calls is {calls} and attempts {attempts}; expected 1 to {MOST_CALLS}, and at least 1"));
     }
@@ -249,12 +238,7 @@ fn check(options: &EndpointOptions) -> Result<(), EndpointError> {
 
 impl Generator for EndpointGenerator {
     fn propose(&mut self, request: &Request<'_>) -> Result<Proposals, BoxError> {
-        let mut pieces = Vec::new();
-        self.stream(request, &mut |number, piece| {
-            pieces.push((number, piece));
-            ControlFlow::Continue(())
-        })?;
-        Ok(Proposals::gather(pieces))
+        Proposals::streamed(self, request)
     }
 
     /// Where some answers fail for good and others come, those that fail are among what is unusable; where all fail, the

@@ -3,7 +3,7 @@
 
 use super::*;
 use mils_optim::Labelled;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;

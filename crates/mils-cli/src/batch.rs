@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use mils_optim::Proposals;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Write};
@@ -39,10 +40,18 @@ pub trait Keeper: Sync {
 
 /// A line of the steps' file.
 #[derive(Serialize, Deserialize)]
-struct Line {
-    file: String,
+struct Line<'a> {
+    file: Cow<'a, str>,
     #[serde(flatten)]
-    step: StepDone,
+    step: Cow<'a, StepDone>,
+}
+
+impl<'a> Line<'a> {
+    /// The line of a step, with its end.
+    fn of(file: &'a str, step: &'a StepDone) -> Result<String> {
+        let line = Self { file: file.into(), step: Cow::Borrowed(step) };
+        Ok(serde_json::to_string(&line)? + "\n")
+    }
 }
 
 /// The output of a long run.
@@ -100,9 +109,7 @@ impl Batch {
         let mut text = format!("{identity}\n");
         for (file, steps) in &self.begun {
             for step in steps {
-                let line = Line { file: file.clone(), step: step.clone() };
-                text += &serde_json::to_string(&line)?;
-                text.push('\n');
+                text += &Line::of(file, step)?;
             }
         }
         self.steps.set_len(0)?;
@@ -129,10 +136,10 @@ impl Batch {
     /// # Errors
     /// If it cannot be written.
     pub fn step(&mut self, file: &str, step: &StepDone) -> Result<()> {
-        let line = serde_json::to_string(&Line { file: file.to_owned(), step: step.clone() })?;
+        let line = Line::of(file, step)?;
         let place = || format!("cannot write {}", steps_path(&self.path).display());
         // In one call, so that no other line can come in between.
-        self.steps.write_all(format!("{line}\n").as_bytes()).with_context(place)
+        self.steps.write_all(line.as_bytes()).with_context(place)
     }
 
     /// Writes a file's result.
@@ -214,10 +221,10 @@ fn steps_of(file: &File, identity: &Value, done: &HashSet<String>) -> Result<Has
     for line in lines {
         // The last one may be cut off.
         let Ok(Line { file, step }) = serde_json::from_str(&line?) else { break };
-        if done.contains(&file) {
+        if done.contains(&*file) {
             continue;
         }
-        let steps = begun.entry(file).or_default();
+        let (steps, step) = (begun.entry(file.into_owned()).or_default(), step.into_owned());
         // A step that is there twice, or after a gap, would be none of one run.
         if step.step == steps.len() + 1 && step.texts.len() == step.scores.len() {
             steps.push(step);

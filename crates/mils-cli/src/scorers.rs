@@ -92,12 +92,12 @@ impl Scorers {
         self.score_ahead = texts;
     }
 
-    /// Reads and checks the files of a modality, without loading them.
+    /// Reads and checks the encoder's files, without loading them.
     ///
     /// # Errors
-    /// If the pack has none, or they are damaged.
-    pub(crate) fn files(&self, modality: Modality) -> Result<(Task, AnyFiles)> {
-        let task = self.pack.task(modality)?;
+    /// If they are damaged, or of an encoder of something else.
+    pub(crate) fn files(&self, task: &Task) -> Result<AnyFiles> {
+        let modality = task.modality;
         let files = AnyFiles::open_with(&task.scorer, self.options.precision)?;
         let hears = !matches!(files, AnyFiles::Pictures(_));
         if hears != (modality == Modality::Sound) {
@@ -108,7 +108,7 @@ impl Scorers {
                 task.scorer.display()
             );
         }
-        Ok((task, files))
+        Ok(files)
     }
 
     /// How things of a modality are described; loads what is not there yet. `say` is told what is going on.
@@ -123,7 +123,7 @@ impl Scorers {
         if let Some(loaded) = self.encoders.iter().position(|loaded| loaded.folder == task.scorer) {
             return self.begin(&task, loaded, say);
         }
-        let (task, files) = self.files(modality)?;
+        let files = self.files(&task)?;
         self.load(&task, files, say)
     }
 

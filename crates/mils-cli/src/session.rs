@@ -175,13 +175,13 @@ impl Session {
         let placement = generator_placement(backend);
         let tasks = pack.tasks();
         let first = match options.first.or(tasks.first().map(|task| task.modality)) {
-            Some(first) => pack.task(first)?.modality,
+            Some(first) => pack.task(first)?,
             None => bail!("pack `{}` describes nothing", pack.name),
         };
         let (mut scorers, place) = Scorers::open(pack.clone(), options, backend, say)?;
         let temperature = options.temperature.unwrap_or(pack.settings.temperature);
         // Checked first: it is quick, and a damaged file should not cost the loading of a large language model.
-        let (task, files) = scorers.files(first)?;
+        let files = scorers.files(&first)?;
         let elsewhere = options.endpoint.is_some();
         say(if elsewhere { "asking for the language model" } else { "loading the language model" });
         let overlap = Overlap::of(place.on_cpu, !elsewhere && generator_on_cpu(placement)?);
@@ -202,7 +202,7 @@ impl Session {
         if options.cancel.load(Ordering::SeqCst) {
             bail!("cancelled");
         }
-        scorers.load(&task, files, say)?;
+        scorers.load(&first, files, say)?;
         let names = ModelNames { generator: name, backend: place.name, generator_on: on, pack: pack.name };
         let generators = (1..in_flight).map(|_| generator.another()).collect::<Vec<_>>();
         let generators = std::iter::once(generator).chain(generators).collect();

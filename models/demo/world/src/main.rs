@@ -3,7 +3,7 @@
 mod sound_cli;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
 use image::RgbImage;
 use mils_demo_world::motion::{self, Videos};
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 /// Scenes, captions and training data of the demo worlds.
 #[derive(Parser)]
 #[command(version)]
-struct Args {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -74,6 +74,55 @@ enum Lists {
     Stuck,
 }
 
+/// Which scenes a training set is of, and where it goes.
+#[derive(Args)]
+struct TrainArgs {
+    #[arg(long, default_value = "train")]
+    split: SplitArg,
+    #[arg(long)]
+    count: usize,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// How many lists for the generator are made, what they are like, and where they go.
+#[derive(Args)]
+pub(crate) struct ListArgs {
+    #[arg(long)]
+    count: usize,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[arg(long, default_value_t = 12)]
+    keep: usize,
+    #[arg(long, default_value_t = 100)]
+    label_scale: u32,
+    #[arg(long)]
+    out: PathBuf,
+}
+
+impl ListArgs {
+    /// Writes the lists as JSON Lines.
+    fn write(&self, examples: impl IntoIterator<Item = simulate::Example>) -> Result<()> {
+        let mut file = create(&self.out)?;
+        for example in examples {
+            serde_json::to_writer(&mut file, &example)?;
+            file.write_all(b"\n")?;
+        }
+        Ok(file.flush()?)
+    }
+}
+
+/// Writes texts, one a line.
+fn write_lines(out: &Path, texts: Vec<String>) -> Result<()> {
+    let mut file = create(out)?;
+    for text in texts {
+        writeln!(file, "{text}")?;
+    }
+    Ok(file.flush()?)
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Draw scenes beside a scenes.jsonl: PNG files, or of videos a folder of numbered frames each
@@ -95,29 +144,17 @@ enum Command {
     },
     /// Write training pictures as raw bytes with captions, hard negatives and object boxes
     TrainImages {
-        #[arg(long, default_value = "train")]
-        split: SplitArg,
-        #[arg(long)]
-        count: usize,
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
+        #[command(flatten)]
+        scenes: TrainArgs,
         #[arg(long, default_value_t = 144)]
         size: u32,
-        #[arg(long)]
-        out: PathBuf,
     },
     /// Write training videos as raw bytes, eight frames each, with captions, hard negatives and object boxes
     TrainVideos {
-        #[arg(long, default_value = "train")]
-        split: SplitArg,
-        #[arg(long)]
-        count: usize,
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
+        #[command(flatten)]
+        scenes: TrainArgs,
         #[arg(long, default_value_t = 96)]
         size: u32,
-        #[arg(long)]
-        out: PathBuf,
     },
     /// Write training examples for the generator
     LmData {
@@ -127,16 +164,8 @@ enum Command {
         /// Where the lists come from
         #[arg(long, value_enum, default_value = "stuck")]
         from: Lists,
-        #[arg(long)]
-        count: usize,
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        #[arg(long, default_value_t = 12)]
-        keep: usize,
-        #[arg(long, default_value_t = 100)]
-        label_scale: u32,
-        #[arg(long)]
-        out: PathBuf,
+        #[command(flatten)]
+        lists: ListArgs,
     },
     /// Write the initial set, a caption a line
     InitialSet {
@@ -160,50 +189,31 @@ enum Command {
 }
 
 fn main() -> Result<()> {
-    match Args::parse().command {
+    match Cli::parse().command {
         Command::Scenes { world: WorldArg::Picture, split, count, seed, out, .. } => scenes(split, count, seed, &out),
         Command::Scenes { world: WorldArg::Video, split, count, seed, frames, out } => {
             videos(split, count, seed, frames, &out)
         }
-        Command::TrainImages { split, count, seed, size, out } => {
-            let draw = |rng: &mut _| sample::scene(split.into(), rng);
-            train("images.u8", count, seed, &out, draw, |scene| train_image(scene, size))
+        Command::TrainImages { scenes, size } => {
+            let draw = |rng: &mut _| sample::scene(scenes.split.into(), rng);
+            train("images.u8", &scenes, draw, |scene| train_image(scene, size))
         }
-        Command::TrainVideos { split, count, seed, size, out } => {
-            let draw = |rng: &mut _| motion::sample::scene(split.into(), rng);
-            train("videos.u8", count, seed, &out, draw, |scene| train_video(scene, size))
+        Command::TrainVideos { scenes, size } => {
+            let draw = |rng: &mut _| motion::sample::scene(scenes.split.into(), rng);
+            train("videos.u8", &scenes, draw, |scene| train_video(scene, size))
         }
-        Command::LmData { world, from, count, seed, keep, label_scale, out } => {
-            let mut file = create(&out)?;
-            let examples = match world {
-                WorldArg::Picture => lists::<Pictures>(from, count, seed, keep, label_scale),
-                WorldArg::Video => lists::<Videos>(from, count, seed, keep, label_scale),
-            };
-            for example in examples {
-                serde_json::to_writer(&mut file, &example)?;
-                file.write_all(b"\n")?;
-            }
-            Ok(file.flush()?)
-        }
-        Command::InitialSet { world, out } => {
-            let mut file = create(&out)?;
-            for text in world.initial_set() {
-                writeln!(file, "{text}")?;
-            }
-            Ok(file.flush()?)
-        }
+        Command::LmData { world, from, lists } => lists.write(match world {
+            WorldArg::Picture => examples::<Pictures>(from, &lists),
+            WorldArg::Video => examples::<Videos>(from, &lists),
+        }),
+        Command::InitialSet { world, out } => write_lines(&out, world.initial_set()),
         Command::Sound { command } => command.run(),
         Command::Atoms { world } => Ok(writeln!(std::io::stdout(), "{}", world.atoms().join("\n"))?),
     }
 }
 
-fn lists<W: World>(
-    from: Lists,
-    count: usize,
-    seed: u64,
-    keep: usize,
-    scale: u32,
-) -> Box<dyn Iterator<Item = simulate::Example>> {
+fn examples<W: World>(from: Lists, lists: &ListArgs) -> Box<dyn Iterator<Item = simulate::Example>> {
+    let &ListArgs { count, seed, keep, label_scale: scale, .. } = lists;
     match from {
         Lists::Around => Box::new(simulate::examples::<W>(count, seed, keep, scale)),
         Lists::Search => Box::new(search::examples::<W>(count, seed, keep, scale, false).into_iter()),
@@ -281,9 +291,7 @@ fn train_video(scene: &motion::Scene, size: u32) -> Result<(Vec<u8>, Value)> {
 /// Writes the pixels of `count` scenes into one file and what is known of them into another.
 fn train<S: Sync>(
     pixels: &str,
-    count: usize,
-    seed: u64,
-    out: &Path,
+    &TrainArgs { count, seed, ref out, .. }: &TrainArgs,
     draw: impl Fn(&mut ChaCha8Rng) -> S,
     make: impl Fn(&S) -> Result<(Vec<u8>, Value)> + Sync,
 ) -> Result<()> {

@@ -113,7 +113,44 @@ impl Manner {
 }
 
 /// Texts with scores and what they state.
-type Pool<W> = Vec<(f32, String, <W as World>::Facts)>;
+pub(crate) type Pool<F> = Vec<(f32, String, F)>;
+
+/// The best so many, best first.
+pub(crate) fn rank<F>(pool: &mut Pool<F>, keep: usize) {
+    pool.sort_by(|a, b| b.0.total_cmp(&a.0));
+    pool.truncate(keep);
+}
+
+/// After which steps of a run its pool becomes an example: so many of 0 to `most`, those that coincide once.
+pub(crate) fn moments(count: usize, most: usize, rng: &mut impl Rng) -> Vec<usize> {
+    let mut steps: Vec<usize> = (0..count).map(|_| rng.random_range(0..=most)).collect();
+    steps.sort_unstable();
+    steps.dedup();
+    steps
+}
+
+impl Example {
+    /// What a pool, best first, is to a generator.
+    pub(crate) fn of<F>(pool: &Pool<F>, scale: u32, target: String, progress: f32) -> Self {
+        let scores: Vec<f32> = pool.iter().rev().map(|p| p.0).collect();
+        let items = labels(&scores, scale).into_iter().zip(pool.iter().rev().map(|p| p.1.clone())).collect();
+        Self { items, target, progress }
+    }
+}
+
+/// The first `count` examples of so many runs, which are made side by side, each from a seed of its own.
+pub(crate) fn gather(
+    count: usize,
+    runs: usize,
+    seed: u64,
+    run: impl Fn(&mut ChaCha8Rng) -> Vec<Example> + Sync,
+) -> Vec<Example> {
+    let of_run =
+        |i: usize| run(&mut ChaCha8Rng::seed_from_u64(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(i as u64)));
+    let mut out: Vec<Example> = (0..runs).into_par_iter().flat_map_iter(of_run).collect();
+    out.truncate(count);
+    out
+}
 
 /// The examples of one simulated run.
 fn run<W: World>(
@@ -131,35 +168,26 @@ fn run<W: World>(
         count: rng.random_range(6..=32),
     };
     let mut seen: HashSet<String> = HashSet::new();
-    let mut pool: Pool<W> = Vec::new();
+    let mut pool: Pool<W::Facts> = Vec::new();
     let blind = if stuck { blind_spots::<W>(&truth, rng) } else { Vec::new() };
     let sees = |facts: &W::Facts| !blind.iter().any(|b| W::atoms(facts).contains(b));
-    let mut enter = |pool: &mut Pool<W>, text: String, facts: W::Facts, rng: &mut ChaCha8Rng| {
+    let mut enter = |pool: &mut Pool<W::Facts>, text: String, facts: W::Facts, rng: &mut ChaCha8Rng| {
         if facts != truth && W::split(&facts) == Split::Train && seen.insert(text.clone()) {
             pool.push((scorer.score(&facts, rng), text, facts));
         }
     };
-    let rank = |pool: &mut Pool<W>| {
-        pool.sort_by(|a, b| b.0.total_cmp(&a.0));
-        pool.truncate(keep);
-    };
     for (text, facts) in initial {
         enter(&mut pool, text.clone(), *facts, rng);
     }
-    rank(&mut pool);
-    let mut steps: Vec<usize> = (0..PER_RUN).map(|_| rng.random_range(0..=MOST_STEPS)).collect();
-    steps.sort_unstable();
-    steps.dedup();
+    rank(&mut pool, keep);
+    let steps = moments(PER_RUN, MOST_STEPS, rng);
     let mut out = Vec::with_capacity(steps.len());
     for step in 0..=steps.last().copied().unwrap_or_default() {
         if pool.is_empty() {
             break;
         }
         if steps.contains(&step) {
-            let scores: Vec<f32> = pool.iter().rev().map(|p| p.0).collect();
-            let items = labels(&scores, scale).into_iter().zip(pool.iter().rev().map(|p| p.1.clone())).collect();
-            let progress = step as f32 / MOST_STEPS as f32;
-            out.push(Example { items, target: W::canonical(&truth), progress });
+            out.push(Example::of(&pool, scale, W::canonical(&truth), step as f32 / MOST_STEPS as f32));
         }
         // The initial set is what it is; what comes later is blind.
         let parents: Vec<W::Facts> = pool.iter().map(|p| p.2).collect();
@@ -174,7 +202,7 @@ fn run<W: World>(
                 enter(&mut pool, text, facts, rng);
             }
         }
-        rank(&mut pool);
+        rank(&mut pool, keep);
     }
     out
 }
@@ -182,12 +210,6 @@ fn run<W: World>(
 /// `count` examples, the same for the same seed; `stuck`: three quarters of the searches have blind spots.
 pub fn examples<W: World>(count: usize, seed: u64, keep: usize, scale: u32, stuck: bool) -> Vec<Example> {
     let initial = initial::<W>();
-    let of_run = |i: usize| {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(i as u64));
-        run::<W>(&initial, keep, scale, stuck, &mut rng)
-    };
     // A run gives two examples at the least on average: steps that coincide count once.
-    let mut out: Vec<Example> = (0..count.div_ceil(2)).into_par_iter().flat_map_iter(of_run).collect();
-    out.truncate(count);
-    out
+    gather(count, count.div_ceil(2), seed, |rng| run::<W>(&initial, keep, scale, stuck, rng))
 }

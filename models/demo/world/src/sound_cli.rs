@@ -1,6 +1,6 @@
 //! `demo-world sound`: what the demo pack's encoder of sounds and its generator are trained with.
 
-use crate::create;
+use crate::{ListArgs, create, write_lines};
 use anyhow::Result;
 use clap::Subcommand;
 use mils_demo_world::sound::{grammar, sample, search};
@@ -14,16 +14,8 @@ use std::path::PathBuf;
 pub(crate) enum SoundCommand {
     /// Write training examples for the generator
     LmData {
-        #[arg(long)]
-        count: usize,
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        #[arg(long, default_value_t = 12)]
-        keep: usize,
-        #[arg(long, default_value_t = 100)]
-        label_scale: u32,
-        #[arg(long)]
-        out: PathBuf,
+        #[command(flatten)]
+        lists: ListArgs,
     },
     /// Write captions with the sounds that they name, and some that are no sentences, for the text tower
     Texts {
@@ -44,13 +36,9 @@ pub(crate) enum SoundCommand {
 impl SoundCommand {
     pub(crate) fn run(self) -> Result<()> {
         match self {
-            Self::LmData { count, seed, keep, label_scale, out } => {
-                let mut file = create(&out)?;
-                for example in search::examples(count, seed, keep, label_scale) {
-                    serde_json::to_writer(&mut file, &example)?;
-                    file.write_all(b"\n")?;
-                }
-                Ok(file.flush()?)
+            Self::LmData { lists } => {
+                let ListArgs { count, seed, keep, label_scale, .. } = lists;
+                lists.write(search::examples(count, seed, keep, label_scale))
             }
             Self::Texts { count, seed, out } => {
                 let mut file = create(&out)?;
@@ -71,13 +59,7 @@ impl SoundCommand {
                 }
                 Ok(file.flush()?)
             }
-            Self::InitialSet { out } => {
-                let mut file = create(&out)?;
-                for text in sample::initial_set(0) {
-                    writeln!(file, "{text}")?;
-                }
-                Ok(file.flush()?)
-            }
+            Self::InitialSet { out } => write_lines(&out, sample::initial_set(0)),
         }
     }
 }

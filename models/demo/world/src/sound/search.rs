@@ -3,10 +3,10 @@
 
 use super::facts::{Facts, RECORDED, SOUNDS};
 use super::{grammar, sample};
-use crate::simulate::{Example, labels, normal};
-use rand::{Rng, RngExt, SeedableRng};
+use crate::search::{Pool, gather, moments, rank};
+use crate::simulate::{Example, normal};
+use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
 
 /// Steps of the longest simulated run.
@@ -58,30 +58,21 @@ fn run(initial: &[(String, Facts)], keep: usize, scale: u32, rng: &mut ChaCha8Rn
     // A mixture is to be new. One sound is in the initial set already, and then nothing better is to be found.
     let hides = truth.sounds().len() == 2 && rng.random_bool(0.9);
     let mut seen: HashSet<String> = HashSet::new();
-    let mut pool: Vec<(f32, String, Facts)> = Vec::new();
-    let mut enter = |pool: &mut Vec<(f32, String, Facts)>, text: String, facts: Facts, rng: &mut ChaCha8Rng| {
+    let mut pool: Pool<Facts> = Vec::new();
+    let mut enter = |pool: &mut Pool<Facts>, text: String, facts: Facts, rng: &mut ChaCha8Rng| {
         if !(hides && facts == truth) && seen.insert(text.clone()) {
             pool.push((scorer.score(&facts, rng), text, facts));
         }
     };
-    let rank = |pool: &mut Vec<(f32, String, Facts)>| {
-        pool.sort_by(|a, b| b.0.total_cmp(&a.0));
-        pool.truncate(keep);
-    };
     for (text, facts) in initial {
         enter(&mut pool, text.clone(), *facts, rng);
     }
-    rank(&mut pool);
-    let mut steps: Vec<usize> = (0..PER_RUN).map(|_| rng.random_range(0..=MOST_STEPS)).collect();
-    steps.sort_unstable();
-    steps.dedup();
+    rank(&mut pool, keep);
+    let steps = moments(PER_RUN, MOST_STEPS, rng);
     let mut out = Vec::with_capacity(steps.len());
     for step in 0..=steps.last().copied().unwrap_or_default() {
         if steps.contains(&step) && !pool.is_empty() {
-            let scores: Vec<f32> = pool.iter().rev().map(|p| p.0).collect();
-            let items = labels(&scores, scale).into_iter().zip(pool.iter().rev().map(|p| p.1.clone())).collect();
-            let progress = step as f32 / MOST_STEPS as f32;
-            out.push(Example { items, target: grammar::canonical(&truth), progress });
+            out.push(Example::of(&pool, scale, grammar::canonical(&truth), step as f32 / MOST_STEPS as f32));
         }
         let parents: Vec<Facts> = pool.iter().map(|p| p.2).collect();
         for _ in 0..count {
@@ -96,7 +87,7 @@ fn run(initial: &[(String, Facts)], keep: usize, scale: u32, rng: &mut ChaCha8Rn
             let text = if plain { grammar::canonical(&facts) } else { grammar::caption(&facts, rng) };
             enter(&mut pool, text, facts, rng);
         }
-        rank(&mut pool);
+        rank(&mut pool, keep);
     }
     out
 }
@@ -107,12 +98,6 @@ pub fn examples(count: usize, seed: u64, keep: usize, scale: u32) -> Vec<Example
         .into_iter()
         .filter_map(|text| grammar::parse(&text).map(|facts| (text, facts)))
         .collect();
-    let of_run = |i: usize| {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(i as u64));
-        run(&initial, keep, scale, &mut rng)
-    };
     // Every run gives one example at the least.
-    let mut out: Vec<Example> = (0..count).into_par_iter().flat_map_iter(of_run).collect();
-    out.truncate(count);
-    out
+    gather(count, count, seed, |rng| run(&initial, keep, scale, rng))
 }

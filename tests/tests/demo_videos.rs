@@ -2,10 +2,10 @@
 //! files from their decoding on, and on held-out moving scenes.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use mils_demo_world::Split;
 use mils_demo_world::facts::COLOURS;
 use mils_demo_world::motion::facts::{Actor, BACKGROUNDS, NOUNS, VERBS};
-use mils_demo_world::motion::{Facts, grammar, render::Clip, sample};
+use mils_demo_world::motion::{Facts, Videos, grammar, render::Clip, sample};
+use mils_demo_world::{Split, worlds};
 use mils_encoder::{DualEncoder, Encoder, ModelFiles};
 use mils_media::RgbImage;
 use mils_media::video::{self, VideoLimits};
@@ -109,7 +109,7 @@ fn held_out_scenes_score_highest_with_what_is_true_of_them() {
     let mut model = viclip(&mils_cpu::Cpu::new());
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let (mut won, mut of) = (0, 0);
-    for scene in sample::scenes(Split::HeldOut, 40, 5) {
+    for scene in worlds::scenes::<Videos>(Split::HeldOut, 40, 5) {
         let frames = Clip::new(&scene).frames(32).into_iter().step_by(4).collect();
         let mut texts = vec![grammar::canonical(&scene.facts)];
         for _ in 0..12 {

@@ -2,7 +2,7 @@
 //! must find the same texts as in f32 on the CPU. A search keeps the best of many texts, so that the best sets are compared and not single numbers.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use mils_demo_world::{Split, grammar, render, sample};
+use mils_demo_world::{Split, grammar, render, sample, worlds};
 use mils_encoder::{DualEncoder, ModelFiles, Precision};
 use mils_gpu::{Activations, Gpu};
 use mils_graph::Backend;
@@ -27,7 +27,10 @@ fn texts() -> Vec<String> {
 }
 
 fn images() -> Vec<RgbImage> {
-    sample::scenes(Split::HeldOut, IMAGES, 4).iter().map(|scene| render::render(scene).image).collect()
+    worlds::scenes::<worlds::Pictures>(Split::HeldOut, IMAGES, 4)
+        .iter()
+        .map(|scene| render::render(scene).image)
+        .collect()
 }
 
 /// For every image, the numbers of its best texts.

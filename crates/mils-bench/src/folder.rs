@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use mils_cli::flight::Runway;
 use mils_cli::media::Input;
 use mils_cli::session::{Options, Session};
-use mils_demo_world::{Split, render, sample};
+use mils_demo_world::{Split, render, worlds};
 use mils_media::RgbImage;
 use mils_models::{Modality, Pack};
 use std::ops::ControlFlow;
@@ -113,7 +113,7 @@ fn open(
 /// If a model cannot be loaded.
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.say("loading the models");
-    let scenes = sample::scenes(Split::HeldOut, FILES, 2024);
+    let scenes = worlds::scenes::<worlds::Pictures>(Split::HeldOut, FILES, 2024);
     let pictures = Rc::new(scenes.iter().map(|scene| render::render(scene).image).collect::<Vec<_>>());
     let steps = (!bench.full).then_some(STEPS);
     let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn every_picture_of_the_folder_is_captioned() {
-        let scenes = sample::scenes(Split::HeldOut, 3, 5);
+        let scenes = worlds::scenes::<worlds::Pictures>(Split::HeldOut, 3, 5);
         let pictures = Rc::new(scenes.iter().map(|scene| render::render(scene).image).collect::<Vec<_>>());
         let options = Options { steps: Some(1), propose: Some(4), files: 3, in_flight: Some(2), ..Options::default() };
         let session = Session::open(Pack::find("demo").unwrap(), &options, BackendChoice::Cpu, &mut |_| {}).unwrap();

@@ -7,7 +7,7 @@ use crate::harness::{Contestant, Extra, Kind};
 use anyhow::{Context, Result, anyhow};
 use mils_cli::backend::BackendChoice;
 use mils_cli::session::{Options, Session};
-use mils_demo_world::{Split, render, sample};
+use mils_demo_world::{Split, render, worlds};
 use mils_llm::{LlamaGenerator, LlamaOptions};
 use mils_models::{Modality, Pack};
 use mils_optim::prompt::PromptTemplate;
@@ -231,7 +231,7 @@ fn prefix_reuse(bench: &mut Bench) -> Result<()> {
     let config = session.config(Modality::Image)?;
     (config.asks, config.patience) = (1, None);
     let (mut first, mut later) = (Usage::default(), Usage::default());
-    for scene in &sample::scenes(Split::HeldOut, SCENES, 7) {
+    for scene in &worlds::scenes::<worlds::Pictures>(Split::HeldOut, SCENES, 7) {
         if bench.stopped() {
             break;
         }

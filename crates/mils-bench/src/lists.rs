@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use mils_cli::backend::BackendChoice;
 use mils_cli::session::{Options, Session};
 use mils_demo_world::simulate::Example;
-use mils_demo_world::{Split, grammar, render, sample};
+use mils_demo_world::{Split, grammar, render, worlds};
 use mils_models::{Modality, Pack};
 use mils_optim::Event;
 use rand::SeedableRng;
@@ -27,7 +27,7 @@ pub fn write(pack: &str, scenes: usize, seed: u64, steps: usize, backend: Backen
     let file = std::fs::File::create(out).with_context(|| format!("cannot write {}", out.display()))?;
     let mut file = std::io::BufWriter::new(file);
     let bar = progress_bar(scenes);
-    for (i, scene) in sample::scenes(Split::Train, scenes, seed).iter().enumerate() {
+    for (i, scene) in worlds::scenes::<worlds::Pictures>(Split::Train, scenes, seed).iter().enumerate() {
         session.config(Modality::Image)?.seed = i as u64;
         let mut rng = ChaCha8Rng::seed_from_u64(scene.seed);
         let mut examples = Vec::new();

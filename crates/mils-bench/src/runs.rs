@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use mils_cli::backend::BackendChoice;
 use mils_cli::session::{Options, Session};
 use mils_cpu::Cpu;
-use mils_demo_world::{Split, render, sample};
+use mils_demo_world::{Split, render, worlds};
 use mils_encoder::{DualEncoder, Embeddings, Encoder, ModelFiles};
 use mils_llm::{LlamaGenerator, LlamaOptions};
 use mils_media::RgbImage;
@@ -404,7 +404,7 @@ fn growth(bench: &mut Bench) -> Result<()> {
 /// If a model cannot be made or loaded.
 pub fn run(bench: &mut Bench) -> Result<()> {
     if bench.wanted("runs-demo") && !bench.stopped() {
-        let scenes = sample::scenes(Split::HeldOut, SCENES, 2024);
+        let scenes = worlds::scenes::<worlds::Pictures>(Split::HeldOut, SCENES, 2024);
         let pictures = scenes.iter().map(|scene| render::render(scene).image).collect();
         table(bench, ("runs-demo", "demo pack: captioning a picture, all steps"), "demo", pictures, false)?;
     }
@@ -445,7 +445,8 @@ mod tests {
 
     #[test]
     fn the_schedules_of_the_demo_cost_what_they_must() {
-        let pictures = Rc::new(vec![render::render(&sample::scenes(Split::HeldOut, 1, 1)[0]).image]);
+        let pictures =
+            Rc::new(vec![render::render(&worlds::scenes::<worlds::Pictures>(Split::HeldOut, 1, 1)[0]).image]);
         let options = Options { steps: Some(2), propose: Some(4), ..Options::default() };
         let mut session =
             Session::open(Pack::find("demo").unwrap(), &options, BackendChoice::Cpu, &mut |_| {}).unwrap();

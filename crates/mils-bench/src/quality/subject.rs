@@ -4,7 +4,7 @@ use anyhow::Result;
 use mils_cli::media::{Media, Senses};
 use mils_demo_world::motion::{self, render::Clip};
 use mils_demo_world::worlds::{self, World};
-use mils_demo_world::{Scene, Split, facts, render, sample};
+use mils_demo_world::{Scene, Split, facts, render};
 use mils_models::Modality;
 use rand_chacha::ChaCha8Rng;
 
@@ -137,7 +137,7 @@ impl Subject for Pictures {
     }
 
     fn scenes(&self, count: usize, seed: u64) -> Result<Vec<Scene>> {
-        Ok(sample::scenes(Split::HeldOut, count, seed))
+        Ok(worlds::scenes::<worlds::Pictures>(Split::HeldOut, count, seed))
     }
 
     fn media(&self, scene: &Scene, _: &Senses) -> Result<Media> {
@@ -183,7 +183,7 @@ impl Subject for Videos {
     }
 
     fn scenes(&self, count: usize, seed: u64) -> Result<Vec<motion::Scene>> {
-        Ok(motion::sample::scenes(Split::HeldOut, count, seed))
+        Ok(worlds::scenes::<motion::Videos>(Split::HeldOut, count, seed))
     }
 
     fn media(&self, scene: &motion::Scene, _: &Senses) -> Result<Media> {

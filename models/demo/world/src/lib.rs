@@ -31,5 +31,7 @@ pub mod training;
 pub mod worlds;
 
 pub use facts::{Facts, Split};
-pub use sample::Scene;
 pub use worlds::World;
+
+/// A scene of the world of pictures.
+pub type Scene = worlds::Scene<Facts>;

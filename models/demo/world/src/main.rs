@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
 use image::RgbImage;
 use mils_demo_world::motion::{self, Videos};
-use mils_demo_world::worlds::{Pictures, World};
-use mils_demo_world::{Scene, Split, facts, grammar, render, sample, search, simulate, training};
+use mils_demo_world::worlds::{self, Pictures, World};
+use mils_demo_world::{Scene, Split, facts, grammar, render, search, simulate, training};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -195,11 +195,11 @@ fn main() -> Result<()> {
             videos(split, count, seed, frames, &out)
         }
         Command::TrainImages { scenes, size } => {
-            let draw = |rng: &mut _| sample::scene(scenes.split.into(), rng);
+            let draw = |rng: &mut _| worlds::scene::<Pictures>(scenes.split.into(), rng);
             train("images.u8", &scenes, draw, |scene| train_image(scene, size))
         }
         Command::TrainVideos { scenes, size } => {
-            let draw = |rng: &mut _| motion::sample::scene(scenes.split.into(), rng);
+            let draw = |rng: &mut _| worlds::scene::<Videos>(scenes.split.into(), rng);
             train("videos.u8", &scenes, draw, |scene| train_video(scene, size))
         }
         Command::LmData { world, from, lists } => lists.write(match world {
@@ -229,7 +229,7 @@ fn create(path: &Path) -> Result<BufWriter<File>> {
 fn scenes(split: SplitArg, count: usize, seed: u64, out: &Path) -> Result<()> {
     create_dir_all(out)?;
     let mut list = create(&out.join("scenes.jsonl"))?;
-    for (i, scene) in sample::scenes(split.into(), count, seed).iter().enumerate() {
+    for (i, scene) in worlds::scenes::<Pictures>(split.into(), count, seed).iter().enumerate() {
         let file = format!("{i:04}.png");
         render::render(scene).image.save(out.join(&file))?;
         let line = json!({"file": file, "caption": grammar::canonical(&scene.facts), "facts": scene.facts});
@@ -241,7 +241,7 @@ fn scenes(split: SplitArg, count: usize, seed: u64, out: &Path) -> Result<()> {
 fn videos(split: SplitArg, count: usize, seed: u64, frames: usize, out: &Path) -> Result<()> {
     create_dir_all(out)?;
     let mut list = create(&out.join("scenes.jsonl"))?;
-    for (i, scene) in motion::sample::scenes(split.into(), count, seed).iter().enumerate() {
+    for (i, scene) in worlds::scenes::<Videos>(split.into(), count, seed).iter().enumerate() {
         let folder = format!("{i:04}");
         create_dir_all(out.join(&folder))?;
         for (k, frame) in motion::render::Clip::new(scene).frames(frames).iter().enumerate() {

@@ -1,8 +1,8 @@
 //! Draws a scene: background, objects, and what a camera does to them.
 
+use crate::Scene;
 use crate::facts::{Content, Relation};
 use crate::icons::{self, VIEW};
-use crate::sample::Scene;
 use image::RgbImage;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

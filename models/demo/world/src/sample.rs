@@ -2,17 +2,9 @@
 
 use crate::facts::{Content, Facts, NOUNS, Relation, Split, Thing};
 use crate::grammar;
+use crate::worlds::{Pictures, within};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-/// A scene: what is true, and the seed for all that the facts leave open.
-#[derive(Clone, Debug)]
-pub struct Scene {
-    /// What is true of it; always complete.
-    pub facts: Facts,
-    /// Seed of sizes, places, noise and texture.
-    pub seed: u64,
-}
 
 fn noun(rng: &mut impl Rng) -> u8 {
     rng.random_range(0..NOUNS as u8)
@@ -62,22 +54,6 @@ pub fn facts(rng: &mut impl Rng) -> Facts {
     Facts { content, background: Some(rng.random_range(0..8)) }
 }
 
-/// A scene of the given split.
-pub fn scene(split: Split, rng: &mut impl Rng) -> Scene {
-    loop {
-        let facts = facts(rng);
-        if facts.split() == split {
-            return Scene { facts, seed: rng.random() };
-        }
-    }
-}
-
-/// `count` scenes of the given split, the same for the same seed.
-pub fn scenes(split: Split, count: usize, seed: u64) -> Vec<Scene> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..count).map(|_| scene(split, &mut rng)).collect()
-}
-
 /// The texts that a run starts from: 768 short captions of one kind each, most of them saying little, none
 /// with a held-out combination.
 pub fn initial_set(seed: u64) -> Vec<String> {
@@ -105,26 +81,14 @@ pub fn initial_set(seed: u64) -> Vec<String> {
 
 /// Changes one thing, staying in the part of the world that training sees.
 pub fn perturb(facts: &Facts, rng: &mut impl Rng) -> Facts {
-    for _ in 0..100 {
-        let changed = change(*facts, rng);
-        if changed != *facts && changed.split() == Split::Train {
-            return changed;
-        }
-    }
-    *facts
+    within::<Pictures>(facts, || change(*facts, rng))
 }
 
 /// Changes how things go together and not what is there, staying in the part of the world that training sees: what a
 /// scorer that hears captions as bags of words does not notice. Of one kind, its place, size or number; of several
 /// things, which of them has which colour, size or place. Returns the facts as they were where nothing can change so.
 pub fn confuse(facts: &Facts, rng: &mut impl Rng) -> Facts {
-    for _ in 0..100 {
-        let changed = Facts { content: confuse_once(facts.content, rng), ..*facts };
-        if changed != *facts && changed.split() == Split::Train {
-            return changed;
-        }
-    }
-    *facts
+    within::<Pictures>(facts, || Facts { content: confuse_once(facts.content, rng), ..*facts })
 }
 
 fn confuse_once(content: Content, rng: &mut impl Rng) -> Content {

@@ -3,13 +3,23 @@
 
 use crate::facts::{self, Content, Facts, RELATION_SORT, Relation, Split};
 use crate::{grammar, icons, sample};
-use rand::{Rng, RngExt};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::Hash;
 
+/// A scene: what is true, and the seed for all that the facts leave open.
+#[derive(Clone, Debug)]
+pub struct Scene<F> {
+    /// What is true of it; always complete.
+    pub facts: F,
+    /// Seed of sizes, places, times, noise and texture.
+    pub seed: u64,
+}
+
 /// A world: what can be true in it, how that is said, and how it is changed.
-pub trait World: 'static {
+pub trait World: Sized + 'static {
     /// What a caption states, or what is true of a scene.
     type Facts: Copy + Debug + Eq + Hash + Send + Sync;
 
@@ -18,8 +28,12 @@ pub trait World: 'static {
     /// How much each sort of feature counts.
     const FEATURE_WEIGHTS: &'static [f32];
 
+    /// Complete facts, of any split.
+    fn facts(rng: &mut impl Rng) -> Self::Facts;
     /// What is true of a scene of the part that training sees; complete.
-    fn truth(rng: &mut impl Rng) -> Self::Facts;
+    fn truth(rng: &mut impl Rng) -> Self::Facts {
+        scene::<Self>(Split::Train, rng).facts
+    }
     /// The texts that a run starts from.
     fn initial_set() -> Vec<String>;
     /// The plainest way to say it; always the same for the same facts.
@@ -57,6 +71,29 @@ pub trait World: 'static {
     fn inflected(word: &str) -> Option<&'static str>;
 }
 
+/// A scene of the given split.
+pub fn scene<W: World>(split: Split, rng: &mut impl Rng) -> Scene<W::Facts> {
+    loop {
+        let facts = W::facts(rng);
+        if W::split(&facts) == split {
+            return Scene { facts, seed: rng.random() };
+        }
+    }
+}
+
+/// `count` scenes of the given split, the same for the same seed.
+pub fn scenes<W: World>(split: Split, count: usize, seed: u64) -> Vec<Scene<W::Facts>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|_| scene::<W>(split, &mut rng)).collect()
+}
+
+/// Tries `once` until it changes something and stays in the part of the world that training sees; the facts as they
+/// were where it never does.
+pub(crate) fn within<W: World>(facts: &W::Facts, mut once: impl FnMut() -> W::Facts) -> W::Facts {
+    let fits = |changed: &W::Facts| changed != facts && W::split(changed) == Split::Train;
+    (0..100).map(|_| once()).find(fits).unwrap_or(*facts)
+}
+
 /// The initial set with what it states.
 pub(crate) fn initial<W: World>() -> Vec<(String, W::Facts)> {
     W::initial_set().into_iter().filter_map(|text| W::parse(&text).map(|facts| (text, facts))).collect()
@@ -72,8 +109,8 @@ impl World for Pictures {
     const ATOM_WEIGHTS: &'static [f32] = &[1.6, 1.0, 0.7, 0.9, 0.8, 1.1, 0.7];
     const FEATURE_WEIGHTS: &'static [f32] = &[1.5, 1.0, 0.6, 0.9, 0.8, 1.0, 0.45, 0.2];
 
-    fn truth(rng: &mut impl Rng) -> Facts {
-        sample::scene(Split::Train, rng).facts
+    fn facts(rng: &mut impl Rng) -> Facts {
+        sample::facts(rng)
     }
 
     fn initial_set() -> Vec<String> {

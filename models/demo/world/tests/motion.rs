@@ -6,7 +6,7 @@ use mils_demo_world::motion::facts::{
 };
 use mils_demo_world::motion::render::{Clip, Placed, times};
 use mils_demo_world::motion::{Scene, Videos, grammar, sample};
-use mils_demo_world::worlds::World;
+use mils_demo_world::worlds::{self, World};
 use mils_demo_world::{Split, search, simulate, training};
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -44,7 +44,7 @@ proptest! {
     #[test]
     fn changing_and_sampling_respect_the_split(seed in any::<u64>()) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let train = sample::scene(Split::Train, &mut rng).facts;
+        let train = worlds::scene::<Videos>(Split::Train, &mut rng).facts;
         prop_assert_eq!(train.split(), Split::Train);
         let changed = sample::perturb(&train, &mut rng);
         prop_assert!(changed.split() == Split::Train && changed != train);
@@ -59,7 +59,7 @@ proptest! {
         prop_assert_eq!(colours(&confused), colours(&train));
         let short = sample::shortened(&train, &mut rng);
         prop_assert!(short.atoms().is_subset(&train.atoms()));
-        prop_assert_eq!(sample::scene(Split::HeldOut, &mut rng).facts.split(), Split::HeldOut);
+        prop_assert_eq!(worlds::scene::<Videos>(Split::HeldOut, &mut rng).facts.split(), Split::HeldOut);
         let mixed = sample::recombine(&[train, changed, confused], &mut rng);
         prop_assert!(mixed.is_complete());
         let known: BTreeSet<u8> = [train, changed, confused].iter().flat_map(Facts::nouns).collect();
@@ -69,7 +69,7 @@ proptest! {
     #[test]
     fn what_is_done_is_seen_within_two_thirds_of_the_time(seed in any::<u64>()) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let scene = sample::scene(Split::Train, &mut rng);
+        let scene = worlds::scene::<Videos>(Split::Train, &mut rng);
         let clip = Clip::new(&scene);
         let frames: Vec<Vec<Placed>> = times(31).map(|t| clip.objects(t)).collect();
         for actor in scene.facts.actors() {
@@ -111,7 +111,7 @@ proptest! {
     #[test]
     fn training_texts_say_what_their_atoms_are(seed in any::<u64>()) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let facts = sample::scene(Split::Train, &mut rng).facts;
+        let facts = worlds::scene::<Videos>(Split::Train, &mut rng).facts;
         let texts = training::texts::<Videos>(&facts, seed);
         let read = |text: &String| grammar::parse(text).unwrap().atoms();
         prop_assert_eq!(read(&texts.caption), facts.atoms());
@@ -165,7 +165,7 @@ fn the_initial_set_holds_nothing_that_is_held_out() {
     assert!(set.iter().all(|t| grammar::parse(t).unwrap().split() == Split::Train));
     let committed = include_str!("../../pack/initial-video.txt");
     assert!(set.iter().map(String::as_str).eq(committed.lines()), "pack/initial-video.txt is another set");
-    for scene in sample::scenes(Split::HeldOut, 500, 1) {
+    for scene in worlds::scenes::<Videos>(Split::HeldOut, 500, 1) {
         assert!(set.iter().all(|t| !exact(&scene.facts, &grammar::parse(t).unwrap())));
     }
 }

@@ -3,7 +3,7 @@
 
 use mils_demo_world::facts::{COLOURS, Content, Relation, atom_names, attribute_accuracy, exact, f1, noun_recall};
 use mils_demo_world::worlds::Pictures;
-use mils_demo_world::{Split, grammar, icons, render, sample, search, simulate};
+use mils_demo_world::{Split, grammar, icons, render, sample, search, simulate, worlds};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -33,7 +33,7 @@ proptest! {
     #[test]
     fn scenes_are_drawn_with_their_objects_inside(seed in any::<u64>()) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let scene = sample::scene(Split::Train, &mut rng);
+        let scene = worlds::scene::<Pictures>(Split::Train, &mut rng);
         let picture = render::render(&scene);
         let (w, h) = picture.image.dimensions();
         prop_assert!(w.min(h) >= 144 && w.max(h) <= 308);
@@ -56,7 +56,7 @@ proptest! {
     #[test]
     fn perturbing_and_sampling_respect_the_split(seed in any::<u64>()) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let train = sample::scene(Split::Train, &mut rng).facts;
+        let train = worlds::scene::<Pictures>(Split::Train, &mut rng).facts;
         prop_assert_eq!(train.split(), Split::Train);
         prop_assert_eq!(sample::perturb(&train, &mut rng).split(), Split::Train);
         let confused = sample::confuse(&train, &mut rng);
@@ -69,7 +69,7 @@ proptest! {
             (nouns, colours)
         };
         prop_assert_eq!(words(&confused), words(&train), "the same nouns and colours");
-        prop_assert_eq!(sample::scene(Split::HeldOut, &mut rng).facts.split(), Split::HeldOut);
+        prop_assert_eq!(worlds::scene::<Pictures>(Split::HeldOut, &mut rng).facts.split(), Split::HeldOut);
     }
 }
 
@@ -89,7 +89,7 @@ fn the_initial_set_holds_nothing_complete_that_is_held_out() {
     assert!(set.iter().all(|t| grammar::parse(t).unwrap().split() == Split::Train));
     let committed = include_str!("../../pack/initial.txt");
     assert!(set.iter().map(String::as_str).eq(committed.lines()), "pack/initial.txt is another set");
-    for scene in sample::scenes(Split::HeldOut, 500, 1) {
+    for scene in worlds::scenes::<Pictures>(Split::HeldOut, 500, 1) {
         assert!(set.iter().all(|t| !exact(&scene.facts, &grammar::parse(t).unwrap())));
     }
 }

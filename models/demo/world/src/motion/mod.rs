@@ -17,7 +17,9 @@ pub mod render;
 pub mod sample;
 
 pub use facts::Facts;
-pub use sample::Scene;
+
+/// A moving scene.
+pub type Scene = crate::worlds::Scene<Facts>;
 
 use crate::facts::Split;
 use crate::worlds::World;
@@ -35,8 +37,8 @@ impl World for Videos {
     const ATOM_WEIGHTS: &'static [f32] = &[1.6, 1.0, 1.1, 1.1];
     const FEATURE_WEIGHTS: &'static [f32] = &[1.5, 0.9, 1.1, 1.0, 0.3, 0.4];
 
-    fn truth(rng: &mut impl Rng) -> Facts {
-        sample::scene(Split::Train, rng).facts
+    fn facts(rng: &mut impl Rng) -> Facts {
+        sample::facts(rng)
     }
 
     fn initial_set() -> Vec<String> {

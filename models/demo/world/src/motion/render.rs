@@ -1,7 +1,7 @@
 //! Draws a moving scene at any time.
 
+use super::Scene;
 use super::facts::{Actor, ICONS};
-use super::sample::Scene;
 use crate::render::{Camera, Rgb, background, ink, lay_over, stamp};
 use image::RgbImage;
 use rand::{Rng, RngExt, SeedableRng};

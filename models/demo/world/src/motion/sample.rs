@@ -1,19 +1,12 @@
 //! Draws moving scenes, changes them, recombines them, and makes the initial set of videos.
 
+use super::Videos;
 use super::facts::{Actor, BACKGROUNDS, Facts, NOUNS, VERBS};
 use super::grammar;
 use crate::facts::Split;
+use crate::worlds::within;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-/// A moving scene: what is true, and the seed for all that the facts leave open.
-#[derive(Clone, Debug)]
-pub struct Scene {
-    /// What is true of it; always complete.
-    pub facts: Facts,
-    /// Seed of sizes, places, times, noise and texture.
-    pub seed: u64,
-}
 
 fn noun(rng: &mut impl Rng) -> u8 {
     rng.random_range(0..NOUNS as u8)
@@ -52,22 +45,6 @@ pub fn facts(rng: &mut impl Rng) -> Facts {
     of(actor(first, rng), second, Some(background(rng)))
 }
 
-/// A scene of the given split.
-pub fn scene(split: Split, rng: &mut impl Rng) -> Scene {
-    loop {
-        let facts = facts(rng);
-        if facts.split() == split {
-            return Scene { facts, seed: rng.random() };
-        }
-    }
-}
-
-/// `count` scenes of the given split, the same for the same seed.
-pub fn scenes(split: Split, count: usize, seed: u64) -> Vec<Scene> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..count).map(|_| scene(split, &mut rng)).collect()
-}
-
 /// The texts that a run starts from: 384 captions of one object each, half of them without the background, none with a
 /// held-out combination.
 pub fn initial_set(seed: u64) -> Vec<String> {
@@ -85,22 +62,15 @@ pub fn initial_set(seed: u64) -> Vec<String> {
     out.into_iter().collect()
 }
 
-/// Tries `once` until it changes something and stays in the part of the world that training sees; the facts as they
-/// were where it never does.
-fn within(facts: &Facts, mut once: impl FnMut() -> Facts) -> Facts {
-    let fits = |changed: &Facts| changed != facts && changed.split() == Split::Train;
-    (0..100).map(|_| once()).find(fits).unwrap_or(*facts)
-}
-
 /// Changes one thing, staying in the part of the world that training sees.
 pub fn perturb(facts: &Facts, rng: &mut impl Rng) -> Facts {
-    within(facts, || change(*facts, rng))
+    within::<Videos>(facts, || change(*facts, rng))
 }
 
 /// Changes what is done and by which, and not what is there, staying in the part of the world that training sees: what
 /// a scorer that hears captions as bags of words, or sees one frame, does not notice.
 pub fn confuse(facts: &Facts, rng: &mut impl Rng) -> Facts {
-    within(facts, || {
+    within::<Videos>(facts, || {
         let (mut first, mut second) = (facts.first, facts.second);
         match &mut second {
             Some(other) if rng.random_bool(0.4) => std::mem::swap(&mut first.colour, &mut other.colour),

@@ -8,6 +8,7 @@
 #![allow(clippy::panic, reason = "a test that lacks its device must fail")]
 
 use mils_cpu::Cpu;
+use mils_encoder::Embeddings;
 use mils_gpu::Gpu;
 use mils_graph::Backend;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,56 @@ pub fn backends() -> Vec<Box<dyn Backend>> {
 /// The folder of the conformance fixtures.
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance")
+}
+
+/// What the reference computes with one of the bundled models (conformance/make_fixtures.py --demo-pack): of some files,
+/// and of some texts.
+#[derive(serde::Deserialize)]
+pub struct PackReference {
+    /// The files.
+    #[serde(alias = "samples")]
+    pub files: Vec<String>,
+    /// The texts.
+    pub texts: Vec<String>,
+    /// Embeddings of the files.
+    #[serde(alias = "image_embeds", alias = "video_embeds", alias = "audio_embeds")]
+    pub file_embeds: Vec<Vec<f32>>,
+    /// Embeddings of the texts.
+    pub text_embeds: Vec<Vec<f32>>,
+    /// Of each file with all texts.
+    pub cosines: Vec<Vec<f32>>,
+}
+
+impl PackReference {
+    /// Reads a fixture.
+    ///
+    /// # Panics
+    /// If it is not there, or something else.
+    pub fn read(fixture: &str) -> Self {
+        let text = std::fs::read_to_string(fixtures().join(fixture)).unwrap_or_else(|e| panic!("{fixture}: {e}"));
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{fixture}: {e}"))
+    }
+
+    /// Holds embeddings against it: of texts as closely as anywhere, of files by their cosine with the reference, and by
+    /// their cosines with the texts.
+    ///
+    /// # Panics
+    /// If they differ by more.
+    pub fn hold(&self, backend: &str, files: &Embeddings, texts: &Embeddings, least_cosine: f32, most_apart: f32) {
+        assert_eq!((files.len(), texts.len()), (self.files.len(), self.texts.len()));
+        for (i, theirs) in self.text_embeds.iter().enumerate() {
+            compare(&format!("{backend} {:?}", self.texts[i]), texts.row(i), theirs);
+        }
+        for (i, theirs) in self.file_embeds.iter().enumerate() {
+            let name = &self.files[i];
+            let cosine = cosine(files.row(i), theirs);
+            assert!(cosine >= least_cosine, "{backend} {name}: cosine {cosine}");
+            for (j, score) in self.cosines[i].iter().enumerate() {
+                let ours = files.dot(i, texts, j);
+                assert!((ours - score).abs() < most_apart, "{backend} {name} {j}: {ours}, not {score}");
+            }
+        }
+    }
 }
 
 /// Cosine of two vectors of length 1.

@@ -10,19 +10,10 @@ use mils_encoder::{DualEncoder, Encoder, ModelFiles};
 use mils_media::RgbImage;
 use mils_media::video::{self, VideoLimits};
 use mils_models::{Modality, Pack};
-use mils_tests::{backends, compare, cosine, fixtures, tolerance};
+use mils_tests::{PackReference, backends, tolerance};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
-
-#[derive(serde::Deserialize)]
-struct Reference {
-    samples: Vec<String>,
-    texts: Vec<String>,
-    video_embeds: Vec<Vec<f32>>,
-    text_embeds: Vec<Vec<f32>>,
-    cosines: Vec<Vec<f32>>,
-}
 
 fn viclip(backend: &dyn mils_graph::Backend) -> Encoder {
     let scorer = Pack::find("demo").unwrap().task(Modality::Video).unwrap().scorer;
@@ -38,27 +29,15 @@ fn decoded(model: &Encoder, name: &str) -> Vec<RgbImage> {
 
 #[test]
 fn the_bundled_viclip_scores_as_pytorch_does() {
-    let text = std::fs::read_to_string(fixtures().join("demo-pack-video.json")).unwrap();
-    let reference: Reference = serde_json::from_str(&text).unwrap();
-    assert!(reference.samples.len() >= 2 && reference.texts.len() >= 8);
+    let reference = PackReference::read("demo-pack-video.json");
+    assert!(reference.files.len() >= 2 && reference.texts.len() >= 8);
     for backend in backends() {
         let mut model = viclip(&*backend);
         assert_eq!(model.frames_wanted(), 8);
         let texts = model.embed_texts(&reference.texts).unwrap();
-        for (i, theirs) in reference.text_embeds.iter().enumerate() {
-            compare(&format!("{} {:?}", backend.name(), reference.texts[i]), texts.row(i), theirs);
-        }
-        let videos: Vec<Vec<RgbImage>> = reference.samples.iter().map(|name| decoded(&model, name)).collect();
+        let videos: Vec<Vec<RgbImage>> = reference.files.iter().map(|name| decoded(&model, name)).collect();
         let rows = model.embed_videos(&videos).unwrap();
-        for (i, theirs) in reference.video_embeds.iter().enumerate() {
-            let name = &reference.samples[i];
-            let cosine = cosine(rows.row(i), theirs);
-            assert!(cosine >= tolerance::FILE_COSINE, "{} {name}: cosine {cosine}", backend.name());
-            for (j, score) in reference.cosines[i].iter().enumerate() {
-                let ours = rows.dot(i, &texts, j);
-                assert!((ours - score).abs() < 5e-3, "{} {name} {j}: {ours}, not {score}", backend.name());
-            }
-        }
+        reference.hold(&backend.name(), &rows, &texts, tolerance::FILE_COSINE, 5e-3);
     }
 }
 

@@ -1,7 +1,4 @@
-//! What a file is.
+//! The target `kind`; see fuzz/src/lib.rs.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mils_media::kind_bytes;
-
-fuzz_target!(|bytes: &[u8]| drop(kind_bytes(bytes)));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mils_fuzz::kind(bytes));

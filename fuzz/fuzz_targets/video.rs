@@ -1,10 +1,4 @@
-//! Videos and animations in memory.
+//! The target `video`; see fuzz/src/lib.rs.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mils_media::video::{Sampling, VideoLimits, sample_bytes};
-
-fuzz_target!(|bytes: &[u8]| {
-    let limits = VideoLimits { max_pixels: 1 << 18, threads: 1, ..VideoLimits::default() };
-    drop(sample_bytes(bytes, 3, Sampling::Centres, &limits));
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mils_fuzz::video(bytes));

@@ -243,6 +243,9 @@ fn frames_of_ten_thousand_pixels() {
             "{name}: {error}"
         );
     }
+    // Its decoder refuses the size before the container's own is looked at.
+    let error = video::sample(&media("videos/mjpeg.avi"), 1, Sampling::Centres, &limits).unwrap_err();
+    assert!(matches!(error, VideoError::TooLarge { width: 96, height: 64, limit: 6143 }), "{error}");
     for (count, limits) in [(0, VideoLimits::default()), (5000, VideoLimits::default())] {
         let error = video::sample(&media("videos/h264.mp4"), count, Sampling::Centres, &limits).unwrap_err();
         assert!(matches!(error, VideoError::Count { .. }), "{error}");

@@ -24,8 +24,8 @@ pub enum MathChoice {
     /// In f32, whatever weights are held in: the reference's numbers
     #[default]
     Exact,
-    /// In 16 bits where the device is faster with them: products of bf16 on a CPU that has them, activations in f16 on
-    /// a GPU that has them. Cosines change in the third decimal
+    /// In 16 bits where the device is faster with them: products of bf16 on a CPU that is quick at them, activations in
+    /// f16 on a GPU that has them. Cosines change in the third decimal
     Fast,
 }
 
@@ -58,7 +58,7 @@ pub fn cpu_because(gpu: Result<(&str, bool), &GpuError>) -> Option<String> {
 /// If a GPU was asked for and there is none.
 pub fn open_backend(choice: BackendChoice, math: MathChoice) -> Result<Opened> {
     let cpu = |why: &str| {
-        let backend = Box::new(Cpu::with_math(if math == MathChoice::Fast { Math::BF16 } else { Math::F32 }));
+        let backend = Box::new(Cpu::with_math(if math == MathChoice::Fast { Math::fastest() } else { Math::F32 }));
         let name = backend.name();
         let chosen = format!("the CPU{}{why}", name.strip_prefix("cpu").unwrap_or_default());
         Opened { backend, name, chosen, on_cpu: true }

@@ -72,7 +72,11 @@ fn llama() -> Result<(Vec<Device>, Vec<String>), String> {
 impl Devices {
     fn text(&self) -> String {
         let mut out: Vec<String> = self.adapters.all().iter().map(adapter).collect();
-        let bf16 = if Cpu::has_bf16() { ", products of bf16 (--math fast)" } else { "" };
+        let bf16 = match (Cpu::has_bf16(), Cpu::bf16_is_faster()) {
+            (_, true) => ", products of bf16 (--math fast)",
+            (true, false) => ", products of bf16, which are slower than those of f32 (--math fast leaves them)",
+            (false, false) => "",
+        };
         out.push(format!("CPU, {} threads{bf16}", self.threads));
         out.push(self.llama_text());
         let taken = match &self.auto {
@@ -129,7 +133,8 @@ impl Devices {
         let environment: serde_json::Map<String, Value> =
             self.environment.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         json!({
-            "adapters": adapters, "cpu": {"threads": self.threads, "bf16": Cpu::has_bf16()}, "auto": auto, "environment": environment,
+            "adapters": adapters, "cpu": {"threads": self.threads, "bf16": Cpu::has_bf16(), "bf16_is_faster": Cpu::bf16_is_faster()},
+            "auto": auto, "environment": environment,
             "language_model": self.llama_json(),
         })
     }

@@ -18,9 +18,17 @@ pub enum Math {
     /// f32, whatever weights are held in.
     #[default]
     F32,
-    /// bf16, 8 bits of every number: weights and what they are multiplied with are rounded. Twice as fast where the CPU
-    /// has dot products of bf16 (AVX512-BF16); elsewhere it is the same as [`Math::F32`].
+    /// bf16, 8 bits of every number: weights and what they are multiplied with are rounded. Faster where
+    /// [`Cpu::bf16_is_faster`] says so; where the CPU has no dot products of bf16 (AVX512-BF16) it is the same as
+    /// [`Math::F32`].
     BF16,
+}
+
+impl Math {
+    /// The fastest on this CPU.
+    pub fn fastest() -> Self {
+        if Cpu::bf16_is_faster() { Self::BF16 } else { Self::F32 }
+    }
 }
 
 /// The CPU as a backend.
@@ -43,6 +51,12 @@ impl Cpu {
     /// Whether [`Math::BF16`] is another arithmetic on this CPU.
     pub fn has_bf16() -> bool {
         tiled::has_dot()
+    }
+
+    /// Whether [`Math::BF16`] is faster than [`Math::F32`] on this CPU, by its maker: having dot products of bf16 does not
+    /// say that they are quick.
+    pub fn bf16_is_faster() -> bool {
+        tiled::has_fast_dot()
     }
 }
 

@@ -13,7 +13,7 @@ use mils_graph::Activation;
 use rayon::prelude::*;
 use std::marker::PhantomData;
 
-pub(crate) use crate::avx512::has_dot;
+pub(crate) use crate::avx512::{has_dot, has_fast_dot};
 pub(crate) use crate::packed::Packed;
 
 /// Bytes of x that are multiplied with one panel after another: a part of a core's own cache, beside the panel.
@@ -124,10 +124,17 @@ pub(crate) fn linear(
                 for first in (0..m).step_by(cached) {
                     for panel in panels.clone() {
                         let columns = PANEL.min(n - panel * PANEL);
-                        for (first, count) in tiles(first, cached.min(m - first)) {
+                        let next = if panel + 1 < weight.panels() { weight.panel(panel + 1) } else { &[] };
+                        let all = tiles(first, cached.min(m - first)).count();
+                        // A share of the next panel with each tile of this one, so that memory is never waited for while
+                        // nothing is multiplied. A tile alone would have to fetch more than it has steps for.
+                        let share = if all > 1 { next.len().div_ceil(all) } else { 0 };
+                        for (number, (first, count)) in tiles(first, cached.min(m - first)).enumerate() {
+                            let next = next.get(number * share..).unwrap_or_default();
+                            let next = &next[..share.min(next.len())];
                             let at = first * n + panel * PANEL;
                             let to = (out.rows(at, [count, columns, n]), n, columns);
-                            product(rows, (first, count, row), weight, panel, to, added(panel * PANEL, at));
+                            product(rows, (first, count, row), weight, (panel, next), to, added(panel * PANEL, at));
                             if plain {
                                 continue;
                             }
@@ -150,7 +157,7 @@ fn product(
     rows: Rows<'_>,
     (first, count, row): (usize, usize, usize),
     weight: &Packed,
-    panel: usize,
+    (panel, next): (usize, &[Line]),
     (out, out_row, columns): (*mut f32, usize, usize),
     (bias, residual): (Option<*const f32>, Option<*const f32>),
 ) {
@@ -159,7 +166,7 @@ fn product(
     match rows {
         Rows::F32(x) => {
             let a = x[cut].as_ptr();
-            let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0, bias, residual };
+            let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0, bias, residual, next };
             // SAFETY: a `Packed` is made only where tiles are available; `tiles` gives 1 to ROWS rows, which were just
             // cut out of x; the panel is of this kind and K; the caller checked `out`, bias and residual, and alone
             // writes these columns.
@@ -167,7 +174,7 @@ fn product(
         }
         Rows::Pairs(x) => {
             let a = x[cut].as_ptr();
-            let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0, bias, residual };
+            let t = Tile { a, row, k: row, panel, out, out_row, columns, scale: 1.0, bias, residual, next };
             // SAFETY: as above; rows are pairs only where the CPU has the dot product and the panel is of bf16.
             unsafe { dot_tile(count, t) };
         }
@@ -252,8 +259,19 @@ fn score(head: &mut Head, q: &[f32], (width, count, keys): (usize, usize, usize)
         let out = head.scores[panel * PANEL..(count - 1) * stride + (panel + 1) * PANEL].as_mut_ptr();
         let a = q.as_ptr();
         let (row, k, scale) = (width, s.head_dim, s.scale);
-        let t =
-            Tile { a, row, k, panel: lines, out, out_row: stride, columns: PANEL, scale, bias: None, residual: None };
+        let t = Tile {
+            a,
+            row,
+            k,
+            panel: lines,
+            out,
+            out_row: stride,
+            columns: PANEL,
+            scale,
+            bias: None,
+            residual: None,
+            next: &[],
+        };
         // SAFETY: tiles are available; `count` is of `tiles`; the rows of q were checked above and those of the scores
         // where they were cut; the panel was made of K = head_dim.
         unsafe { tile(count, Kind::F32, t) };
@@ -284,6 +302,7 @@ fn weigh(
             scale: 1.0,
             bias: None,
             residual: None,
+            next: &[],
         };
         // SAFETY: tiles are available; `count` is of `tiles`; the rows of scores were checked above; the panel has
         // `there` steps, of which `keys` are read; the result was checked, and these rows of this head are this task's.

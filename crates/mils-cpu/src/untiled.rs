@@ -37,3 +37,7 @@ pub(crate) fn attention(
 pub(crate) fn has_dot() -> bool {
     false
 }
+
+pub(crate) fn has_fast_dot() -> bool {
+    false
+}

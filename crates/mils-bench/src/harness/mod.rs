@@ -28,7 +28,7 @@ const MOST_IDLE: f64 = 0.05;
 pub enum Kind {
     /// This project.
     Ours,
-    /// A second instance of what the baseline of the check is, which must show no difference.
+    /// A second instance of the row that it stands after, which must show no difference.
     Again,
     /// Something else that computes the same.
     Peer,
@@ -302,7 +302,8 @@ fn judged(mut table: Table) -> Table {
     };
     let of = |kind: Kind| table.rows.iter().filter(move |r| r.kind == kind);
     table.pairs = of(Kind::Ours).flat_map(|o| of(Kind::Peer).filter_map(move |p| pair(o, p))).collect();
-    table.check = of(Kind::Again).next().and_then(|again| pair(again, &table.rows[first?]));
+    let again = table.rows.iter().position(|r| r.kind == Kind::Again);
+    table.check = again.filter(|at| *at > 0).and_then(|at| pair(&table.rows[at], &table.rows[at - 1]));
     let mut notes = Vec::new();
     for row in &table.rows {
         if let Some(problem) = &row.failed {

@@ -90,6 +90,18 @@ fn two_of_the_same_that_differ_are_told() {
 }
 
 #[test]
+fn the_check_is_against_the_row_before() {
+    let log = Log::default();
+    let mut contestants = vec![
+        fake("small", Kind::Ours, &log, || Ok(1.0)),
+        fake("large", Kind::Ours, &log, || Ok(9.0)),
+        fake("large again", Kind::Again, &log, || Ok(9.0)),
+    ];
+    let table = table(&mut contestants, None);
+    assert!(table.notes.iter().any(|n| n.starts_with("check: large again / large = 1.000")), "{:?}", table.notes);
+}
+
+#[test]
 fn whoever_fails_is_left_out_with_the_reason_and_the_others_go_on() {
     let log = Log::default();
     let mut turns = 0;

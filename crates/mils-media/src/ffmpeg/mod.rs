@@ -110,6 +110,13 @@ fn stream_info(input: &mut Input, most_pixels: u64) -> Result<(), Problem> {
             unsafe { of_stream.disown() }
         })
         .collect();
+    let announced: Vec<(i32, i32)> = (0..count)
+        .map(|i| {
+            // SAFETY: the index is below the count; a stream has parameters as long as it is.
+            let parameters = unsafe { &*(*stream(input, i)).codecpar };
+            (parameters.width, parameters.height)
+        })
+        .collect();
     // SAFETY: a dictionary for every stream that there is; FFmpeg changes them in place.
     let found = unsafe {
         let found = ffi::avformat_find_stream_info(input.as_mut_ptr(), options.as_mut_ptr());
@@ -118,6 +125,15 @@ fn stream_info(input: &mut Input, most_pixels: u64) -> Result<(), Problem> {
         }
         found
     };
+    for (i, (width, height)) in announced.into_iter().enumerate() {
+        // SAFETY: as above; streams are added, but not taken away.
+        let parameters = unsafe { &mut *(*stream(input, i)).codecpar };
+        // Where a frame was refused for its size, FFmpeg has forgotten what the header says of it. It is wanted for
+        // saying so.
+        if (parameters.width, parameters.height) == (0, 0) {
+            (parameters.width, parameters.height) = (width, height);
+        }
+    }
     if found < 0 { Err(Error::from(found).into()) } else { Ok(()) }
 }
 

@@ -5,7 +5,7 @@ use crate::harness::report::{self, Fact, Report};
 use crate::harness::{Contestant, Limits, measure};
 use crate::peer::{Peers, Worker};
 use crate::roofline::KernelTable;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use mils_cli::backend::BackendChoice;
@@ -193,11 +193,10 @@ impl Bench {
     /// # Errors
     /// If it was asked for and there is none.
     pub fn gpus(&mut self) -> Result<Vec<Gpu>> {
-        let gpu = match (self.args.backend, Gpu::open()) {
-            (BackendChoice::Cpu, _) => None,
-            (BackendChoice::Gpu, Err(error)) => bail!("--backend gpu: {error}"),
-            (BackendChoice::Gpu, Ok(gpu)) => Some(gpu),
-            (BackendChoice::Auto, opened) => opened.ok().filter(|gpu| !gpu.is_software()),
+        let gpu = match self.args.backend {
+            BackendChoice::Cpu => None,
+            BackendChoice::Gpu => Some(Gpu::open().map_err(|error| anyhow!("--backend gpu: {error}"))?),
+            BackendChoice::Auto => Gpu::open().ok().filter(|gpu| !gpu.is_software()),
         };
         self.report.gpu = gpu.as_ref().map(|gpu| {
             let software = if gpu.is_software() { " (a software driver)" } else { "" };

@@ -6,7 +6,8 @@
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 #[test]
@@ -14,15 +15,16 @@ fn what_fuzzing_has_kept_is_survived() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     std::thread::scope(|scope| {
         for (name, run) in targets::TARGETS {
-            let folder = corpus.join(name);
+            let archive = corpus.join(format!("{name}.zip"));
             scope.spawn(move || {
-                let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-                files.sort();
-                assert!(files.len() >= 20, "{}: {} files", folder.display(), files.len());
-                for file in files {
-                    let bytes = fs::read(&file).unwrap();
+                let mut inputs = zip::ZipArchive::new(File::open(&archive).unwrap()).unwrap();
+                assert!(inputs.len() >= 20, "{}: {} inputs", archive.display(), inputs.len());
+                for i in 0..inputs.len() {
+                    let mut input = inputs.by_index(i).unwrap();
+                    let (name, mut bytes) = (input.name().to_owned(), Vec::new());
+                    input.read_to_end(&mut bytes).unwrap();
                     if std::panic::catch_unwind(|| run(&bytes)).is_err() {
-                        panic!("{} fails", file.display());
+                        panic!("{name} of {} fails", archive.display());
                     }
                 }
             });

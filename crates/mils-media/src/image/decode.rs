@@ -127,9 +127,11 @@ pub fn decode_image_bytes(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImag
         return Err(damaged(format, "it has no pixels"));
     }
     decoder.set_limits(memory(found)).map_err(wrong)?;
-    // Metadata that cannot be read does not keep the picture from being seen.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let profile = decoder.icc_profile().ok().flatten();
+    // Metadata that cannot be read does not keep the picture from being seen. Of WebP it is not asked for where a chunk's
+    // length is a lie: the decoder would allocate whatever it says.
+    let readable = format != ImageFormat::WebP || webp_chunks_fit(bytes);
+    let orientation = readable.then(|| decoder.orientation().ok()).flatten().unwrap_or(Orientation::NoTransforms);
+    let profile = readable.then(|| decoder.icc_profile().ok()).flatten().flatten();
     let mut picture = DynamicImage::from_decoder(decoder).map_err(wrong)?;
     picture.apply_orientation(orientation);
     Ok(to_rgb(picture, profile.as_deref()))
@@ -201,6 +203,20 @@ fn segment_end(bytes: &[u8], at: usize) -> usize {
 fn webp_ends(bytes: &[u8]) -> bool {
     let length = bytes.get(4..8).map_or(0, |b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
     bytes.len() as u64 + 1 >= length + 8
+}
+
+/// Whether all chunks of a WebP are inside the file.
+fn webp_chunks_fit(bytes: &[u8]) -> bool {
+    let mut at = 12;
+    while let Some(&[_, _, _, _, a, b, c, d]) = bytes.get(at..at + 8) {
+        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        let end = (at + 8).saturating_add(length);
+        if end > bytes.len() {
+            return false;
+        }
+        at = end + length % 2;
+    }
+    true
 }
 
 /// To 8-bit sRGB without transparency.
@@ -397,5 +413,15 @@ mod tests {
         let limits = DecodeLimits { max_bytes: 1000, ..DecodeLimits::default() };
         let error = decode_image(Path::new("/dev/zero"), &limits).unwrap_err();
         assert!(matches!(error, DecodeError::TooLarge { unit: "bytes", limit: 1000, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_chunk_that_says_it_is_longer_than_the_file_is_not_asked_for() {
+        let chunk = |name: &[u8; 4], length: u32, content: &[u8]| [&name[..], &length.to_le_bytes(), content].concat();
+        let file = |exif: &[u8]| [b"RIFF\0\0\0\0WEBP", &chunk(b"VP8L", 3, &[0; 4])[..], exif].concat();
+        assert!(webp_chunks_fit(&file(&chunk(b"EXIF", 2, b"MM"))));
+        assert!(webp_chunks_fit(&file(b"")));
+        assert!(!webp_chunks_fit(&file(&chunk(b"EXIF", 0xFF00_001A, b"MM"))));
+        assert!(!webp_chunks_fit(&file(&chunk(b"EXIF", u32::MAX, b"MM"))));
     }
 }

@@ -16,6 +16,7 @@
 //! assert!(error.to_string().contains("demo"));
 //! ```
 
+pub mod download;
 mod hub;
 
 pub use hub::{Model, ModelError, hub_cache};

@@ -1,7 +1,7 @@
 //! Checkpoint folders by name: a folder, a pack, or an ID in the hub cache that is shared with Python.
 //!
 //! The cache is `huggingface_hub`'s: `models--ORG--NAME/refs/main` holds the hash of a commit, and
-//! `models--ORG--NAME/snapshots/HASH` its files. It is only read here.
+//! `models--ORG--NAME/snapshots/HASH` its files. It is only read here; [`crate::download`] writes it.
 
 use crate::{Modality, Pack, PackError};
 use std::path::{Path, PathBuf};
@@ -171,7 +171,7 @@ fn is_path(name: &str) -> bool {
 }
 
 /// Part of an ID, or of a revision: as the hub allows it, and never one that leads out of a folder.
-fn is_part(text: &str) -> bool {
+pub(crate) fn is_part(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+');
     !text.is_empty() && text.chars().all(plain) && !text.starts_with(['.', '-'])
 }

@@ -5,7 +5,7 @@
 //!
 //! [`Model::find`] finds an encoder's checkpoint alone: a folder, a pack's scorer, or a model in the hub cache.
 //!
-//! This crate reads no model and downloads nothing.
+//! [`download`] fetches files into that cache; nothing else here asks the network. This crate reads no model.
 //!
 //! ```
 //! let demo = mils_models::Pack::find("demo").unwrap();
@@ -16,6 +16,7 @@
 //! assert!(error.to_string().contains("demo"));
 //! ```
 
+pub mod download;
 mod hub;
 
 pub use hub::{Model, ModelError, hub_cache};

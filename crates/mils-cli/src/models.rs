@@ -7,6 +7,7 @@ use crate::progress::Progress;
 use crate::show::tell;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
+use mils_models::download::size;
 use mils_pth::{Checkpoint, Options, PthError};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -147,16 +148,6 @@ fn report(args: &ConvertArgs, checkpoint: &Checkpoint) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Bytes for people.
-fn size(bytes: u64) -> String {
-    let bytes = bytes as f64;
-    match bytes {
-        0.0..1e6 => format!("{:.1} kB", bytes / 1e3),
-        1e6..1e9 => format!("{:.1} MB", bytes / 1e6),
-        _ => format!("{:.2} GB", bytes / 1e9),
-    }
 }
 
 /// An output as a writer; its errors say already what was written to.

@@ -1,5 +1,8 @@
 //! The command line.
 
+pub mod output;
+
+use self::output::OutputArgs;
 use crate::backend::{BackendChoice, MathChoice};
 use crate::media::ModalityChoice;
 use crate::models::ModelsCommand;
@@ -132,6 +135,10 @@ Examples:
   mils caption clip.mp4 rain.ogg              (what a file is, its content tells)
   mils caption concert.mp4 --modality sound   (its sound track)
   mils caption photos/ -r -o captions.jsonl   (a folder; killed at any moment, the same command goes on)
+  mils caption photos/ -r -o captions.csv     (or .parquet)
+  mils caption photos/ -r --sidecar txt,xmp   (photo.txt and photo.jpg.xmp beside each photo.jpg)
+  mils caption photos/ -r --embed-xmp --if-exists append
+                                              (into the pictures, after what their descriptions say)
   mils caption @list.txt -o 1.jsonl --shard 1/4
                                               (a quarter of the files, the others on other machines)
   mils caption --steps 4 --seed 7 *.png
@@ -143,8 +150,14 @@ Examples:
                                               (another language model; a key is read from MILS_API_KEY
                                               or OPENAI_API_KEY)
 
-The caption goes to stdout, everything else to stderr. A file that fails does not stop the others.
-With --format json a file that fails is {\"file\": …, \"error\": …}.
+The caption goes to stdout, everything else to stderr. A file that fails does not stop the others: it
+is said, and with --format json and in an output there is {\"file\": …, \"error\": …} of it. It is tried
+again when the same command is.
+
+The columns of a table are file, modality, caption, score, steps, stopped_by, scorer, generator, pack,
+seconds and error. GIF, TIFF, BMP, PNM, videos and sounds have no place for --embed-xmp and are left as
+they are. A caption that is in a sidecar or description already is not added to it again.
+
 Exit codes: 0 done, 1 a file or a model failed, 2 wrong usage, 130 interrupted (the best so far is printed).";
 
 /// `mils caption`.
@@ -166,14 +179,9 @@ pub struct CaptionArgs {
     #[arg(long, value_name = "I/N")]
     pub shard: Option<Shard>,
 
-    /// Write results here as JSON Lines, each as soon as it is there, instead of to standard output. Files whose results
-    /// are in it are not captioned again, and those that a run was killed over go on after their last step
-    #[arg(long, short, value_name = "OUT.jsonl")]
-    pub output: Option<PathBuf>,
-
-    /// Begin the output anew, whatever is in it
-    #[arg(long, requires = "output")]
-    pub overwrite: bool,
+    /// Where results go.
+    #[command(flatten)]
+    pub results: OutputArgs,
 
     /// What the files are taken for
     #[arg(long, value_enum, default_value_t = ModalityChoice::Auto)]
@@ -252,6 +260,7 @@ impl CaptionArgs {
     /// # Errors
     /// What is wrong, for people.
     pub fn check(&self) -> Result<(), String> {
+        self.results.check()?;
         self.check_inputs(&self.files)?;
         let outputs = self.outputs();
         for (i, (flag, output)) in outputs.iter().enumerate() {
@@ -275,8 +284,8 @@ impl CaptionArgs {
         Ok(())
     }
 
-    fn outputs(&self) -> Vec<(&'static str, &PathBuf)> {
-        let all = [("--output", &self.output), ("--trace", &self.trace), ("--report", &self.report)];
+    pub(crate) fn outputs(&self) -> Vec<(&'static str, &PathBuf)> {
+        let all = [("--output", &self.results.output), ("--trace", &self.trace), ("--report", &self.report)];
         all.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?))).collect()
     }
 }

@@ -1,23 +1,35 @@
 //! What a long run keeps on disk, so that it can be killed at any moment and goes on where it was.
 //!
-//! The output has a JSON line for each file that is done, written when it is. Beside it, `OUT.steps` has a line for each step
-//! of files that are not: what the language model said and how it was scored. A run that is taken up says the same again
-//! without asking anybody, up to its last step; the loop depends on nothing else, so it goes on as if it had not been
-//! killed. Lines are written whole; the last one may be cut off by a kill, and is then as if it had not been written.
+//! The output has a line for each file that is done, written when it is (see [`store`] for those that are no lines). Beside
+//! it, `OUT.steps` has a line for each step of files that are not: what the language model said and how it was scored. A
+//! run that is taken up says the same again without asking anybody, up to its last step; the loop depends on nothing else,
+//! so it goes on as if it had not been killed. Lines are written whole; the last one may be cut off by a kill, and is then
+//! as if it had not been written. What takes the place of another file does so at once.
 
-use crate::output::Replacement;
+mod appender;
+mod parquet;
+mod row;
+mod store;
+
+use self::appender::Appender;
+use self::store::{Store, beside};
+use crate::args::output::OutputFormat;
+use crate::output::{Replacement, is_stream};
 use anyhow::{Context, Result, bail};
 use mils_optim::Proposals;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 
+/// Bytes of steps from which on those of files that are done are thrown out.
+const MANY: u64 = 32 << 20;
+
 /// One step of a run: all that it takes to make it again.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepDone {
     /// From 1.
     pub step: usize,
@@ -54,20 +66,21 @@ impl<'a> Line<'a> {
     }
 }
 
+/// Of each file that was begun and is not done, its steps as lines.
+type Begun = BTreeMap<String, Vec<u8>>;
+
 /// The output of a long run.
 pub struct Batch {
-    path: PathBuf,
-    out: File,
-    /// Locked as long as this lives.
-    steps: File,
+    store: Store,
+    out: Appender,
+    steps: Appender,
+    /// What was locked before the steps were written anew: whoever looked for them then must not believe to be alone.
+    _lock: File,
+    identity: String,
     done: HashSet<String>,
-    begun: HashMap<String, Vec<StepDone>>,
-}
-
-fn steps_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".steps");
-    name.into()
+    begun: Begun,
+    /// Files whose results are written, if the disk lets them be.
+    unwritten: Vec<String>,
 }
 
 impl Batch {
@@ -76,158 +89,195 @@ impl Batch {
     ///
     /// # Errors
     /// If it cannot be written, another process writes it, it holds something else, or results of another pack.
-    pub fn open(path: &Path, identity: &Value, overwrite: bool) -> Result<Self> {
-        let place = || format!("cannot write {}", path.display());
-        let at = steps_path(path);
-        // Read before anything is made, so that a wrong name leaves nothing behind.
-        let (kept, done) = if overwrite { Default::default() } else { results(path, identity)? };
-        let mut options = OpenOptions::new();
-        options.create(true).append(true).read(true);
-        let steps = options.open(&at).with_context(|| format!("cannot write {}", at.display()))?;
-        match steps.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("{} is being written by another run", path.display()),
-            // Not every file system has locks.
-            Err(TryLockError::Error(_)) => {}
+    pub fn open(path: &Path, format: OutputFormat, identity: &Value, overwrite: bool) -> Result<Self> {
+        let store = Store { path: path.to_owned(), format };
+        let growing = store.growing();
+        let place = || format!("cannot write {}", growing.display());
+        if is_stream(&growing) {
+            bail!("{} is no file; results that can be taken up are kept in one", path.display());
         }
-        let begun = if overwrite { Ok(HashMap::new()) } else { steps_of(&steps, identity, &done) };
+        // Written anew without what failed or was interrupted, but in its place only at the end, so that a wrong name
+        // changes nothing.
+        let mut file = BufWriter::new(Replacement::begin(&growing).with_context(place)?);
+        let mut done = HashSet::new();
+        file.write_all(store.head().as_bytes()).with_context(place)?;
+        if !overwrite {
+            store.each(&mut |result, line| {
+                check_pack(result, identity, path)?;
+                if is_done(result).is_some_and(|file| done.insert(file.to_owned())) {
+                    file.write_all(line).with_context(place)?;
+                }
+                Ok(())
+            })?;
+        }
+        let file = file.into_inner().map_err(IntoInnerError::into_error).with_context(place)?;
+        let at = beside(path, ".steps");
+        let lock = lock(&at, path)?;
+        let begun = if overwrite { Ok(Begun::new()) } else { steps_of(&lock, identity, &done) };
         let begun = begun.with_context(|| format!("cannot read {}", at.display()))?;
-        let mut file = Replacement::begin(path).with_context(place)?;
-        for line in kept {
-            writeln!(file, "{line}").with_context(place)?;
-        }
-        file.finish().with_context(place)?;
-        let out = OpenOptions::new().append(true).open(path).with_context(place)?;
-        let mut batch = Self { path: path.to_owned(), out, steps, done, begun };
-        batch.rewrite_steps(identity).with_context(|| format!("cannot write {}", at.display()))?;
-        Ok(batch)
+        let steps = steps_anew(&at, &identity.to_string(), &begun)?;
+        let out = file.finish().and_then(Appender::after).with_context(place)?;
+        let (identity, unwritten) = (identity.to_string(), Vec::new());
+        Ok(Self { store, out, steps, _lock: lock, identity, done, begun, unwritten })
     }
 
-    /// What is left over from files that are done, or from other settings, goes. Where a kill comes in between, steps
-    /// are done again.
-    fn rewrite_steps(&mut self, identity: &Value) -> Result<()> {
-        let mut text = format!("{identity}\n");
-        for (file, steps) in &self.begun {
-            for step in steps {
-                text += &Line::of(file, step)?;
-            }
-        }
-        self.steps.set_len(0)?;
-        Ok(self.steps.write_all(text.as_bytes())?)
+    /// Where steps are kept.
+    fn steps_path(&self) -> PathBuf {
+        beside(&self.store.path, ".steps")
     }
 
-    /// Whether a file's result is there.
+    /// Whether a file's result was there.
     pub fn is_done(&self, file: &str) -> bool {
         self.done.contains(file)
     }
 
-    /// How many files' results were there, and how many files were begun.
+    /// Whether a file was begun, and is not done.
+    pub fn is_begun(&self, file: &str) -> bool {
+        self.begun.contains_key(file)
+    }
+
+    /// How many files' results were there, and how many files are begun.
     pub fn found(&self) -> (usize, usize) {
         (self.done.len(), self.begun.len())
     }
 
-    /// The steps of a file that were done; once.
-    pub fn begun(&mut self, file: &str) -> Vec<StepDone> {
-        self.begun.remove(file).unwrap_or_default()
+    /// The steps of a file that were done.
+    pub fn begun(&self, file: &str) -> Vec<StepDone> {
+        let lines = self.begun.get(file).map(Vec::as_slice).unwrap_or_default();
+        let steps = lines.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Line<'_>>(line).ok());
+        steps.map(|line| line.step.into_owned()).filter(|step| step.step > 0).collect()
     }
 
-    /// Keeps a step of a file.
+    /// Goes through the results that are there.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If they cannot be read, or those of `take`.
+    pub fn each(&self, take: &mut dyn FnMut(&Value) -> Result<()>) -> Result<()> {
+        self.store.each(&mut |result, _| take(result))
+    }
+
+    /// Keeps a step of a file. Step 0 only says that it was begun.
+    ///
+    /// # Errors
+    /// If it cannot be written. It is not tried again: the file's next steps are of no use then.
     pub fn step(&mut self, file: &str, step: &StepDone) -> Result<()> {
         let line = Line::of(file, step)?;
-        let place = || format!("cannot write {}", steps_path(&self.path).display());
-        // In one call, so that no other line can come in between.
-        self.steps.write_all(line.as_bytes()).with_context(place)
+        self.begun.entry(file.to_owned()).or_default().extend(line.as_bytes());
+        let at = self.steps_path();
+        if let Err(error) = self.steps.append(line.as_bytes()) {
+            self.steps.forget();
+            return Err(error).with_context(|| format!("cannot write {}", at.display()));
+        }
+        let live: usize = self.begun.values().map(Vec::len).sum();
+        if self.steps.length() > MANY.max(2 * live as u64) {
+            self.steps = steps_anew(&at, &self.identity, &self.begun)?;
+        }
+        Ok(())
     }
 
     /// Writes a file's result.
     ///
     /// # Errors
-    /// If it cannot be written.
-    pub fn result(&mut self, line: &Value) -> Result<()> {
-        let place = || format!("cannot write {}", self.path.display());
-        self.out.write_all(format!("{line}\n").as_bytes()).with_context(place)?;
-        // So that it outlives a loss of power too; steps are many, and done again.
-        self.out.sync_data().with_context(place)
+    /// If it cannot be written; it is tried again with the next one, and at the end.
+    pub fn result(&mut self, result: &Value) -> Result<()> {
+        let line = self.store.line(result)?;
+        self.unwritten.extend(is_done(result).map(str::to_owned));
+        let place = || format!("cannot write {}", self.store.growing().display());
+        self.out.append(&line).with_context(place)?;
+        for file in self.unwritten.drain(..) {
+            self.begun.remove(&file);
+        }
+        // Steps are many, and done again.
+        self.out.sync().with_context(place)
     }
 
-    /// Everything is done: no steps are left to take up.
+    /// The end: what still waits is written, and an output that is not made of lines. Where no file is left that was
+    /// begun, there are no steps to take up.
     ///
     /// # Errors
-    /// If their file cannot be removed.
-    pub fn finish(self) -> Result<()> {
-        let at = steps_path(&self.path);
-        drop(self.steps);
+    /// If something cannot be written.
+    pub fn finish(mut self) -> Result<()> {
+        let growing = self.store.growing();
+        let lost = |count: usize| match count {
+            0 | 1 => format!("cannot write {}; a result is lost", growing.display()),
+            _ => format!("cannot write {}; {count} results are lost", growing.display()),
+        };
+        self.out.write().with_context(|| lost(self.unwritten.len()))?;
+        for file in self.unwritten.drain(..) {
+            self.begun.remove(&file);
+        }
+        self.store.finish()?;
+        let at = self.steps_path();
+        if !self.begun.is_empty() {
+            return Ok(());
+        }
         std::fs::remove_file(&at).with_context(|| format!("cannot remove {}", at.display()))
     }
 }
 
-/// The lines of results that are good, and the files that they are of.
-fn results(path: &Path, identity: &Value) -> Result<(Vec<String>, HashSet<String>)> {
-    let place = || format!("cannot read {}", path.display());
-    let file = match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
-        file => file.with_context(place)?,
+/// The file of a result that need not be made again: what failed, or was interrupted, is tried again.
+fn is_done(result: &Value) -> Option<&str> {
+    let good = result["caption"].is_string() && result["error"].is_null() && result["interrupted"] != true;
+    result["file"].as_str().filter(|_| good)
+}
+
+fn check_pack(result: &Value, identity: &Value, path: &Path) -> Result<()> {
+    let (own, other) = (&identity["pack"], &result["models"]["pack"]);
+    if is_done(result).is_some() && own != other {
+        bail!("{} was begun with the pack {other}, not {own}; name another file, or give --overwrite", path.display());
+    }
+    Ok(())
+}
+
+/// Opens the steps' file, for us alone.
+fn lock(at: &Path, output: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).read(true);
+    let steps = options.open(at).with_context(|| format!("cannot write {}", at.display()))?;
+    match steps.try_lock() {
+        // Not every file system has locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(steps),
+        Err(TryLockError::WouldBlock) => bail!("{} is being written by another run", output.display()),
+    }
+}
+
+/// Writes the steps' file anew: what is left over from files that are done, or from other settings, goes.
+fn steps_anew(at: &Path, identity: &str, begun: &Begun) -> Result<Appender> {
+    let write = || -> Result<Appender> {
+        let mut file = Replacement::begin(at)?;
+        // As [`lock`] has it; nobody else can have this one.
+        let _ = file.try_lock();
+        file.write_all(format!("{identity}\n").as_bytes())?;
+        for lines in begun.values() {
+            file.write_all(lines)?;
+        }
+        Ok(Appender::after(file.finish()?)?)
     };
-    if !file.metadata().with_context(place)?.is_file() {
-        bail!("{} is no file; results that can be taken up are kept in one", path.display());
-    }
-    let (mut kept, mut done) = (Vec::new(), HashSet::new());
-    let mut reader = BufReader::new(file);
-    for number in 1.. {
-        let mut line = Vec::new();
-        if reader.read_until(b'\n', &mut line).with_context(place)? == 0 {
-            break;
-        }
-        let whole = line.pop_if(|last| *last == b'\n').is_some();
-        let value = serde_json::from_slice::<Value>(&line).ok();
-        let Some((value, file)) = value.as_ref().and_then(|v| Some((v, v.get("file")?.as_str()?))) else {
-            if whole || !is_beginning(&line) {
-                bail!("{}, line {number}, is no result of `mils caption`; name another file", path.display());
-            }
-            break;
-        };
-        // What failed, or was interrupted, is tried again.
-        if value["caption"].is_string() && value["interrupted"] != true && done.insert(file.to_owned()) {
-            let (own, other) = (&identity["pack"], &value["models"]["pack"]);
-            if own != other {
-                bail!(
-                    "{} was begun with the pack {other}, not {own}; name another file, or give --overwrite",
-                    path.display()
-                );
-            }
-            kept.push(String::from_utf8(line).with_context(place)?);
-        }
-    }
-    Ok((kept, done))
+    write().with_context(|| format!("cannot write {}", at.display()))
 }
 
-/// Whether a line that was cut off may have become a result: what is somebody's else is not written over.
-fn is_beginning(line: &[u8]) -> bool {
-    let begins = |with: &str| line.starts_with(with.as_bytes()) || with.as_bytes().starts_with(line);
-    [r#"{"caption":"#, r#"{"error":"#, r#"{"file":"#].into_iter().any(begins)
-}
-
-/// The steps of files that are not done, in their order; nothing where they are of other settings.
-fn steps_of(file: &File, identity: &Value, done: &HashSet<String>) -> Result<HashMap<String, Vec<StepDone>>> {
+/// The steps of files that are not done; nothing where they are of other settings.
+fn steps_of(file: &File, identity: &Value, done: &HashSet<String>) -> Result<Begun> {
     let mut lines = BufReader::new(file).lines();
-    let mut begun: HashMap<String, Vec<StepDone>> = HashMap::new();
+    let (mut begun, mut counts) = (Begun::new(), BTreeMap::<String, usize>::new());
     let header = lines.next().transpose()?.unwrap_or_default();
     if serde_json::from_str::<Value>(&header).ok().as_ref() != Some(identity) {
         return Ok(begun);
     }
-    for line in lines {
+    for text in lines {
+        let text = text?;
         // The last one may be cut off.
-        let Ok(Line { file, step }) = serde_json::from_str(&line?) else { break };
+        let Ok(Line { file, step }) = serde_json::from_str(&text) else { break };
         if done.contains(&*file) {
             continue;
         }
-        let (steps, step) = (begun.entry(file.into_owned()).or_default(), step.into_owned());
-        // A step that is there twice, or after a gap, would be none of one run.
-        if step.step == steps.len() + 1 && step.texts.len() == step.scores.len() {
-            steps.push(step);
+        let (lines, count) = (begun.entry(file.to_string()).or_default(), counts.entry(file.into_owned()).or_default());
+        // A step that is there twice, or after a gap, would be none of one run; that a file was begun is said once.
+        let next = step.step == *count + 1 && step.texts.len() == step.scores.len();
+        if next || step.step == 0 && lines.is_empty() {
+            *count = step.step;
+            lines.extend_from_slice(text.as_bytes());
+            lines.push(b'\n');
         }
     }
     Ok(begun)
@@ -239,12 +289,15 @@ mod tests {
     use serde_json::json;
     use std::fs;
 
+    const FORMATS: [(OutputFormat, &str); 3] =
+        [(OutputFormat::Jsonl, "out.jsonl"), (OutputFormat::Csv, "out.csv"), (OutputFormat::Parquet, "out.parquet")];
+
     fn identity(seed: u64) -> Value {
         json!({"pack": "demo", "seed": seed})
     }
 
     fn result(file: &str) -> Value {
-        json!({"file": file, "caption": "a cat", "models": {"pack": "demo"}})
+        json!({"file": file, "caption": "a cat, at night", "models": {"pack": "demo"}})
     }
 
     fn step(step: usize) -> StepDone {
@@ -252,59 +305,135 @@ mod tests {
         StepDone { step, answers, texts: vec!["a dog".into()], scores: vec![0.1 + step as f32] }
     }
 
+    fn cut(path: &Path, line: &str) {
+        let mut file = OpenOptions::new().append(true).open(path).unwrap();
+        file.write_all(line.as_bytes()).unwrap();
+    }
+
+    /// The files of results, and their errors.
+    fn files(path: &Path, format: OutputFormat) -> Vec<(String, Option<String>)> {
+        let mut all = Vec::new();
+        let word = |value: &Value| value.as_str().map(str::to_owned);
+        let store = Store { path: path.to_owned(), format };
+        store
+            .each(&mut |result, _| {
+                all.push((word(&result["file"]).unwrap(), word(&result["error"])));
+                Ok(())
+            })
+            .unwrap();
+        all
+    }
+
     #[test]
     fn what_was_done_is_found_again_and_what_was_not_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("out.jsonl");
-        let mut batch = Batch::open(&path, &identity(1), false).unwrap();
-        let error = Batch::open(&path, &identity(1), false).err().unwrap().to_string();
-        assert!(error.contains("written by another run"), "{error}");
-        for n in 1..=2 {
-            batch.step("b", &step(n)).unwrap();
+        for (format, name) in FORMATS {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(name);
+            let steps = beside(&path, ".steps");
+            let mut batch = Batch::open(&path, format, &identity(1), false).unwrap();
+            let error = Batch::open(&path, format, &identity(1), false).err().unwrap().to_string();
+            assert!(error.contains("written by another run"), "{error}");
+            for n in 1..=2 {
+                batch.step("b", &step(n)).unwrap();
+            }
+            batch.step("a", &step(1)).unwrap();
+            batch.step("d", &StepDone::default()).unwrap();
+            batch.result(&result("a")).unwrap();
+            batch.result(&json!({"file": "c", "error": "damaged"})).unwrap();
+            let mut half = result("e");
+            half["error"] = "no sidecar".into();
+            batch.result(&half).unwrap();
+            let growing = batch.store.growing();
+            drop(batch);
+            // Killed while lines were written.
+            cut(&growing, if format == OutputFormat::Csv { "b,image,\"a\n" } else { "{\"file\": \"b\", \"cap" });
+            cut(&steps, "{\"file\": \"b\", \"cap");
+            let batch = Batch::open(&path, format, &identity(1), false).unwrap();
+            assert_eq!(batch.found(), (1, 2));
+            assert!(batch.is_done("a") && ["b", "c", "e"].iter().all(|file| !batch.is_done(file)));
+            assert_eq!((batch.begun("b"), batch.begun("d")), (vec![step(1), step(2)], vec![]));
+            assert!(batch.is_begun("d") && !batch.is_begun("c"));
+            assert_eq!(files(&path, format), [("a".to_owned(), None)]);
+            batch.finish().unwrap();
+            assert!(steps.exists(), "there is something to take up");
+            assert_eq!(growing.exists(), format != OutputFormat::Parquet);
+            // Steps of other settings are not taken up, results are.
+            let mut batch = Batch::open(&path, format, &identity(2), false).unwrap();
+            assert_eq!((batch.found(), batch.begun("b")), ((1, 0), vec![]));
+            batch.result(&json!({"file": "c", "error": "damaged"})).unwrap();
+            batch.finish().unwrap();
+            assert!(!steps.exists(), "a file that failed left no steps");
+            assert_eq!(files(&path, format), [("a".to_owned(), None), ("c".into(), Some("damaged".into()))]);
+            let batch = Batch::open(&path, format, &identity(2), true).unwrap();
+            assert_eq!(batch.found(), (0, 0));
+            batch.finish().unwrap();
+            assert_eq!(files(&path, format), []);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         }
-        batch.step("a", &step(1)).unwrap();
-        batch.result(&result("a")).unwrap();
-        batch.result(&json!({"file": "c", "error": "damaged"})).unwrap();
-        drop(batch);
-        // Killed while lines were written.
-        let cut = |path: &Path| {
-            let mut file = OpenOptions::new().append(true).open(path).unwrap();
-            file.write_all(b"{\"file\": \"b\", \"cap").unwrap();
-        };
-        cut(&path);
-        cut(&steps_path(&path));
-        let mut batch = Batch::open(&path, &identity(1), false).unwrap();
-        assert_eq!(batch.found(), (1, 1));
-        assert!(batch.is_done("a") && !batch.is_done("b") && !batch.is_done("c"));
-        assert_eq!(batch.begun("b"), [step(1), step(2)]);
-        assert_eq!(batch.begun("b"), []);
-        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", result("a")));
-        drop(batch);
-        // Steps of other settings are not taken up, results are.
-        let mut batch = Batch::open(&path, &identity(2), false).unwrap();
-        assert_eq!((batch.found(), batch.begun("b")), ((1, 0), vec![]));
-        batch.finish().unwrap();
-        assert!(!steps_path(&path).exists());
-        assert_eq!(Batch::open(&path, &identity(2), true).unwrap().found(), (0, 0));
-        assert_eq!(fs::read_to_string(&path).unwrap(), "");
     }
 
     #[test]
     fn what_is_no_result_of_ours_is_not_written_over() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("out.jsonl");
-        let other = |text: &str| {
+        let refuses = |name: &str, format, text: &str| {
+            let path = dir.path().join(name);
             fs::write(&path, text).unwrap();
-            let error = Batch::open(&path, &identity(1), false).err().unwrap().to_string();
+            let error = Batch::open(&path, format, &identity(1), false).err().unwrap().to_string();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            fs::remove_file(&path).unwrap();
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
             error
         };
+        let other = |text: &str| refuses("out.jsonl", OutputFormat::Jsonl, text);
         assert!(other("my notes\nmore\n").contains("line 1, is no result"));
         assert!(other("[1]\n").contains("is no result"));
         assert!(other("one line without an end").contains("is no result"));
         let theirs = json!({"file": "a", "caption": "x", "models": {"pack": "large"}});
         assert!(other(&format!("{theirs}\n")).contains("with the pack \"large\", not \"demo\""));
-        assert!(Batch::open(dir.path(), &identity(1), false).is_err());
-        assert!(Batch::open(&dir.path().join("no/where.jsonl"), &identity(1), false).is_err());
+        let table = |text: &str| refuses("out.csv", OutputFormat::Csv, text);
+        assert!(table("name,price\nx,1\n").contains("line 1, is no result"));
+        assert!(table("name").contains("line 1, is no result"));
+        let head = row::csv_head();
+        assert!(table(&format!("{head}a,b\n{}", "x,,,,,,,,,,\n")).contains("line 2, is no result"));
+        assert!(table(&format!("{head}a,image,a cat,none,,,,,,,\nb,,,,,,,,,,\n")).contains("line 2, is no result"));
+        assert!(refuses("out.parquet", OutputFormat::Parquet, "no table").contains("is no result"));
+        let open = |path: &Path, overwrite| Batch::open(path, OutputFormat::Jsonl, &identity(1), overwrite).is_err();
+        assert!(open(dir.path(), false) && open(&dir.path().join("no/where.jsonl"), false));
+        assert!(open(Path::new("/dev/null"), true), "a device is not replaced");
+    }
+
+    #[test]
+    fn a_head_that_was_cut_off_is_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.csv");
+        for text in ["", "fi", "file,modality", "file,modality,"] {
+            fs::write(&path, text).unwrap();
+            Batch::open(&path, OutputFormat::Csv, &identity(1), false).unwrap().finish().unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), row::csv_head(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn steps_of_files_that_are_done_do_not_pile_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.jsonl");
+        let mut batch = Batch::open(&path, OutputFormat::Jsonl, &identity(1), false).unwrap();
+        let long = StepDone { texts: vec!["x".repeat(1 << 20)], scores: vec![0.5], ..step(1) };
+        batch.step("open", &step(1)).unwrap();
+        let size = || fs::metadata(beside(&path, ".steps")).unwrap().len();
+        let mut most = 0;
+        for i in 0..(MANY >> 20) + 8 {
+            let file = format!("{i}");
+            batch.step(&file, &long).unwrap();
+            batch.result(&result(&file)).unwrap();
+            most = most.max(size());
+        }
+        assert!(most <= MANY + (2 << 20) && size() < 16 << 20, "{most} {}", size());
+        let again = Batch::open(&path, OutputFormat::Jsonl, &identity(1), false).err().unwrap().to_string();
+        assert!(again.contains("written by another run"), "also what was written anew is locked: {again}");
+        batch.step("open", &step(2)).unwrap();
+        drop(batch);
+        let batch = Batch::open(&path, OutputFormat::Jsonl, &identity(1), false).unwrap();
+        assert_eq!(batch.begun("open"), [step(1), step(2)]);
     }
 }

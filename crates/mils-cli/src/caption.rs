@@ -1,21 +1,24 @@
 //! `mils caption`: files in, captions out, whatever happens in between.
 
+mod gather;
+
 use crate::args::{CaptionArgs, Format};
 use crate::batch::{Batch, Keeper, StepDone};
 use crate::flight::{Flown, News, Runway};
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
-use crate::media::{self, Input, Media};
+use crate::media::{self, Input, Media, Taken};
+use crate::metadata::Metadata;
+use crate::progress::pace;
 use crate::report::{self, FileReport, Report};
 use crate::scorers::Mode;
 use crate::session::{Endpoint, Facts, Options, Session, decimal};
 use crate::show::{Display, one_line, tell};
-use crate::sources;
 use crate::trace::Trace;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 use mils_models::{Modality, Pack};
 use mils_optim::{Candidate, Event, StepRecord, StoppedBy, Usage};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -43,16 +46,22 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
     let display = Display::new(args.quiet, args.verbose);
     let (trace, steps, failed) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
     let (files, batch) = (Vec::new(), Mutex::default());
-    let steps_failed = AtomicBool::new(false);
-    let mut job = Job { args, files, cancel, display, batch, trace, steps, steps_failed, failed };
+    let (steps_failed, results_failed) = (AtomicBool::new(false), AtomicBool::new(false));
+    let metadata = Metadata::of(&args.results);
+    let mut job =
+        Job { args, metadata, files, cancel, display, batch, trace, steps, steps_failed, results_failed, failed };
     let result = job.run(pack);
     job.display.finish();
-    result
+    // Also where the models could not be loaded: what was taken up is to be left as it was found.
+    let closed = locked(&job.batch).take().map_or(Ok(()), Batch::finish);
+    result.and_then(|code| closed.map(|()| code))
 }
 
 /// One call of the command: what the threads of its files share.
 struct Job<'a> {
     args: &'a CaptionArgs,
+    /// What is written beside the files and into them.
+    metadata: Metadata,
     /// What is to be captioned.
     files: Vec<PathBuf>,
     cancel: Arc<AtomicBool>,
@@ -64,6 +73,8 @@ struct Job<'a> {
     steps: Mutex<HashMap<usize, Vec<StepView>>>,
     /// Steps cannot be kept, as was said.
     steps_failed: AtomicBool,
+    /// The last result could not be written, as was said.
+    results_failed: AtomicBool,
     /// Something failed that did not stop the rest.
     failed: AtomicBool,
 }
@@ -72,13 +83,35 @@ struct Job<'a> {
 type Ended = Result<Flown>;
 
 /// What is known of the first file before models are loaded: what it is, and the picture if it is one.
-type First = Result<(Modality, Option<Media>)>;
+type First = Result<(Taken, Option<Media>)>;
+
+/// A file has what is to be written into it.
+#[derive(Debug)]
+struct Described;
+
+impl std::error::Error for Described {}
+
+impl std::fmt::Display for Described {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("it has a description")
+    }
+}
+
+/// How many files ended in which way.
+#[derive(Default)]
+struct Tally {
+    captioned: usize,
+    failed: usize,
+    /// They had a description.
+    skipped: usize,
+}
 
 /// What has a place in the order of the files.
 struct Results<'a> {
     /// For their names and settings.
     facts: &'a Facts,
     report: Report,
+    tally: Tally,
     /// Files that ended before one that stands before them.
     waiting: BTreeMap<usize, Ended>,
     /// The next file to be told of.
@@ -102,13 +135,19 @@ impl Job<'_> {
             report::check(path)?;
         }
         self.trace = Mutex::new(args.trace.as_deref().map(Trace::open).transpose()?);
-        let modality = first.as_ref().ok().map(|(modality, _)| *modality);
+        let modality = first.as_ref().ok().map(|(taken, _)| taken.modality);
         let Some(mut session) = self.open(pack, modality)? else { return Ok(ExitCode::from(INTERRUPTED)) };
         self.display.expect(self.files.len(), session.in_flight());
         self.trace(|trace| trace.begin(&session));
         let facts = session.facts();
-        let mut results =
-            Results { facts: &facts, report: Report::default(), waiting: BTreeMap::new(), next: 0, printed: Ok(()) };
+        let mut results = Results {
+            facts: &facts,
+            report: Report::default(),
+            tally: Tally::default(),
+            waiting: BTreeMap::new(),
+            next: 0,
+            printed: Ok(()),
+        };
         self.caption_all(&mut session, first, &mut results);
         self.display.finish();
         // The trace and the report are wanted even when whoever read the results has seen enough.
@@ -118,7 +157,6 @@ impl Job<'_> {
             printed => printed?,
         }
         reported?;
-        self.end_of_batch()?;
         Ok(if self.cancelled() {
             ExitCode::from(INTERRUPTED)
         } else if self.failed.load(Ordering::SeqCst) {
@@ -128,60 +166,20 @@ impl Job<'_> {
         })
     }
 
-    /// Finds the files, and what an earlier run has done of them. `Some` if nothing is left to do.
-    fn gather(&mut self, pack: &Pack) -> Result<Option<ExitCode>> {
-        let args = self.args;
-        self.display.say("looking for the files");
-        let found = sources::find(&args.files, args.recursive)?;
-        self.files = found.files;
-        if let Some(shard) = args.shard {
-            self.files.retain(|file| shard.has(file));
-        }
-        args.check_inputs(&self.files).map_err(|problem| anyhow!(problem))?;
-        let all = self.files.len();
-        if all == 0 {
-            let share = if args.shard.is_some() { " of this share" } else { "" };
-            bail!("no pictures, videos or sounds{share} in what was named ({} other files)", found.others);
-        }
-        let Some(path) = &args.output else { return Ok(None) };
-        let batch = Batch::open(path, &self.identity(pack), args.overwrite)?;
-        // A file that is named twice has one result.
-        let mut seen = HashSet::new();
-        self.files.retain(|file| !batch.is_done(&file.display().to_string()) && seen.insert(file.clone()));
-        let done = all - self.files.len();
-        let ((_, begun), none) = (batch.found(), self.files.is_empty());
-        *locked(&self.batch) = Some(batch);
-        if done + begun > 0 && !args.quiet {
-            self.display.line(&format!("{}: {done} of {all} files are done, and {begun} begun", path.display()));
-        }
-        if none {
-            self.end_of_batch()?;
-        }
-        Ok(none.then_some(ExitCode::SUCCESS))
-    }
-
-    /// What must be the same for the steps of an earlier run to be of use.
-    fn identity(&self, pack: &Pack) -> Value {
-        let args = self.args;
-        let generator = args.generator.clone().unwrap_or_else(|| pack.generator_path().display().to_string());
-        json!({
-            "pack": pack.name, "generator": generator, "generator_model": args.generator_model, "steps": args.steps,
-            "keep": args.keep, "propose": args.propose, "temperature": args.temperature.map(decimal),
-            "seed": args.seed, "modality": args.modality.given(),
-        })
-    }
-
-    /// Where every file is done, there is nothing to take up.
-    fn end_of_batch(&self) -> Result<()> {
-        let whole = !self.cancelled() && !self.failed.load(Ordering::SeqCst);
-        let batch = locked(&self.batch).take();
-        batch.filter(|_| whole).map_or(Ok(()), Batch::finish)
-    }
-
     fn first(&self, pack: &Pack, file: &Path) -> First {
-        let modality = self.args.modality.of(file)?;
-        pack.task(modality)?;
-        Ok((modality, media::check(file, modality)?))
+        let taken = self.taken(file)?;
+        pack.task(taken.modality)?;
+        Ok((taken, media::check(file, taken)?))
+    }
+
+    /// What a file is taken for; [`Described`] is the error where there is nothing to do.
+    fn taken(&self, file: &Path) -> Result<Taken> {
+        let taken = self.args.modality.of(file)?;
+        let begun = || locked(&self.batch).as_ref().is_some_and(|batch| batch.is_begun(&file.display().to_string()));
+        if !self.metadata.is_beside() && !begun() && self.metadata.is_described(file)? {
+            return Err(Described.into());
+        }
+        Ok(taken)
     }
 
     fn cancelled(&self) -> bool {
@@ -226,9 +224,9 @@ impl Job<'_> {
             let known = locked(&first).take().filter(|_| number == 0);
             Some(match known {
                 Some(Ok((_, Some(media)))) => Ok(Input::Media(media)),
-                Some(Ok((modality, None))) => Ok(Input::File(file.clone(), modality)),
+                Some(Ok((taken, None))) => Ok(Input::File(file.clone(), taken)),
                 Some(Err(error)) => Err(error),
-                None => self.args.modality.of(file).map(|modality| Input::File(file.clone(), modality)),
+                None => self.taken(file).map(|taken| Input::File(file.clone(), taken)),
             })
         };
         let observer = |number: usize, mode: &Mode, event: &Event<'_>| {
@@ -262,16 +260,44 @@ impl Job<'_> {
         });
         let seconds = begin.elapsed().as_secs_f64();
         self.trace(|trace| trace.total(results.next, seconds, utilisation));
+        self.display.finish();
         let percent = |share: f64| share * 100.0;
-        self.display.summary(&format!(
-            "{} in {seconds:.1} s, {} at a time: language model busy {:.0} %, encoder busy {:.0} %; {:.0} % of the \
-             prompts' tokens were not computed again",
-            if results.next == 1 { "1 file".to_owned() } else { format!("{} files", results.next) },
-            session.in_flight(),
-            percent(utilisation.generator),
-            percent(utilisation.scorer),
-            percent(usage.reused_tokens as f64 / usage.prompt_tokens.max(1) as f64),
-        ));
+        let summary = self.summary(&results.tally, seconds);
+        self.display.summary(
+            summary.as_deref(),
+            &format!(
+                "{} in {seconds:.1} s, {} at a time: language model busy {:.0} %, encoder busy {:.0} %; {:.0} % of the \
+                 prompts' tokens were not computed again",
+                if results.next == 1 { "1 file".to_owned() } else { format!("{} files", results.next) },
+                session.in_flight(),
+                percent(utilisation.generator),
+                percent(utilisation.scorer),
+                percent(usage.reused_tokens as f64 / usage.prompt_tokens.max(1) as f64),
+            ),
+        );
+    }
+
+    /// What became of many files, or of those that go into an output.
+    fn summary(&self, tally: &Tally, seconds: f64) -> Option<String> {
+        let begun = locked(&self.batch).as_ref().map(|batch| batch.found().1);
+        if self.files.len() == 1 && begun.is_none() {
+            return None;
+        }
+        let mut summary = format!("{} captioned", tally.captioned);
+        for (count, what) in [(tally.failed, "failed"), (tally.skipped, "skipped")] {
+            if count > 0 {
+                summary += &format!(", {count} {what}");
+            }
+        }
+        summary += &format!(" in {seconds:.1} s, {}", pace(tally.captioned as u64, seconds));
+        if self.cancelled() {
+            let left = self.files.len().saturating_sub(tally.captioned + tally.failed + tally.skipped);
+            summary += &format!("; interrupted, {left} are left");
+            if let Some(begun) = begun {
+                summary += &format!(" and {begun} of them begun; the same command goes on");
+            }
+        }
+        Some(summary)
     }
 
     /// A file has ended: the trace has it at once, its result is printed in the order of the files.
@@ -279,9 +305,11 @@ impl Job<'_> {
         let name = self.files[number].display().to_string();
         match &ended {
             Ok(flown) => self.trace(|trace| trace.end(&name, flown)),
+            Err(error) if error.is::<Described>() => {}
             Err(error) => self.trace(|trace| trace.failed(&name, &one_line(error))),
         }
-        self.display.end(number);
+        let failed = ended.as_ref().is_err_and(|error| !error.is::<Described>());
+        self.display.end(number, failed);
         if locked(&self.batch).is_some() {
             // Nobody waits for the others: what is done is kept.
             return self.settle(results, number, ended);
@@ -306,18 +334,40 @@ impl Job<'_> {
         let file = &self.files[number];
         let flown = match ended {
             Ok(flown) => flown,
-            Err(error) => return self.fail(file, &error),
+            Err(error) if error.is::<Described>() => {
+                results.tally.skipped += 1;
+                return Ok(());
+            }
+            Err(error) => {
+                results.tally.failed += 1;
+                return self.fail(file, &error);
+            }
         };
         let (name, outcome) = (file.display().to_string(), &flown.run.outcome);
-        let printed = if let Some(batch) = &mut *locked(&self.batch) {
-            // What was interrupted is not done.
-            let done = outcome.stopped_by != StoppedBy::Interrupted;
-            if done { batch.result(&result(&name, results.facts, &flown)) } else { Ok(()) }
+        let mut value = result(&name, results.facts, &flown);
+        // What was interrupted is not done.
+        let done = outcome.stopped_by != StoppedBy::Interrupted;
+        if done {
+            match self.write_metadata(file, &value) {
+                Ok(()) => results.tally.captioned += 1,
+                Err(error) => {
+                    results.tally.failed += 1;
+                    let error = one_line(&error);
+                    self.complain(&format!("{name}: {error}"));
+                    value["error"] = error.into();
+                }
+            }
+        }
+        let printed = if locked(&self.batch).is_some() {
+            if done {
+                self.keep(&value);
+            }
+            Ok(())
         } else if results.printed.is_ok() {
             self.print(&match self.args.format {
                 Format::Text if self.files.len() == 1 => outcome.best.text.clone(),
                 Format::Text => format!("{name}\t{}", outcome.best.text),
-                Format::Json => result(&name, results.facts, &flown).to_string(),
+                Format::Json => value.to_string(),
             })
         } else {
             Ok(())
@@ -329,22 +379,54 @@ impl Job<'_> {
         printed
     }
 
+    /// Writes what is to be beside a file or in it. An output that does not have its result yet will know that it was
+    /// begun: a caption that is there already is no reason then to pass over the file.
+    fn write_metadata(&self, file: &Path, result: &Value) -> Result<()> {
+        if !self.metadata.is_wanted() {
+            return Ok(());
+        }
+        self.keep_step(&file.display().to_string(), &StepDone::default());
+        self.metadata.write(file, result)
+    }
+
+    /// Writes a result into the output. Where that fails it is said once, and the run goes on: it is tried again.
+    fn keep(&self, result: &Value) {
+        let kept = locked(&self.batch).as_mut().map_or(Ok(()), |batch| batch.result(result));
+        let failed = self.results_failed.swap(kept.is_err(), Ordering::SeqCst);
+        if let (Err(error), false) = (kept, failed) {
+            self.complain(&format!("{}; going on, and trying again with the next result", one_line(&error)));
+        }
+    }
+
+    /// A step that cannot be kept is said once; what it costs is that it is done again.
+    fn keep_step(&self, name: &str, step: &StepDone) {
+        let kept = locked(&self.batch).as_mut().map(|batch| batch.step(name, step));
+        if let Some(Err(error)) = kept.filter(|_| !self.steps_failed.swap(true, Ordering::SeqCst)) {
+            self.complain(&format!("{}; going on without", one_line(&error)));
+        }
+    }
+
+    /// Says that something failed that does not stop the rest.
+    fn complain(&self, what: &str) {
+        self.failed.store(true, Ordering::SeqCst);
+        self.display.line(&format!("mils: {what}"));
+    }
+
     /// Writes to the trace, if there is one. One that cannot be written is said once, and captions go on without it.
     fn trace(&self, write: impl FnOnce(&mut Trace) -> Result<()>) {
         let mut trace = locked(&self.trace);
         let Some(Err(error)) = trace.as_mut().map(write) else { return };
         *trace = None;
-        self.failed.store(true, Ordering::SeqCst);
-        self.display.bar_suspend(|| tell(&format!("mils: {}; going on without it", one_line(&error))));
+        self.complain(&format!("{}; going on without it", one_line(&error)));
     }
 
     /// Says that a file failed; in JSON also to whoever reads the results.
     fn fail(&self, file: &Path, error: &anyhow::Error) -> Result<()> {
-        self.failed.store(true, Ordering::SeqCst);
         let (name, error) = (file.display().to_string(), one_line(error));
-        self.display.bar_suspend(|| tell(&format!("mils: {name}: {error}")));
-        if let Some(batch) = &mut *locked(&self.batch) {
-            return batch.result(&json!({"file": name, "error": error}));
+        self.complain(&format!("{name}: {error}"));
+        if locked(&self.batch).is_some() {
+            self.keep(&json!({"file": name, "error": error}));
+            return Ok(());
         }
         match self.args.format {
             Format::Text => Ok(()),
@@ -373,17 +455,11 @@ impl Job<'_> {
 impl Keeper for Job<'_> {
     fn begun(&self, number: usize) -> Vec<StepDone> {
         let name = self.files[number].display().to_string();
-        locked(&self.batch).as_mut().map(|batch| batch.begun(&name)).unwrap_or_default()
+        locked(&self.batch).as_ref().map(|batch| batch.begun(&name)).unwrap_or_default()
     }
 
-    /// A step that cannot be kept is said once; what it costs is that it is done again.
     fn step(&self, number: usize, step: &StepDone) {
-        let name = self.files[number].display().to_string();
-        let kept = locked(&self.batch).as_mut().map(|batch| batch.step(&name, step));
-        if let Some(Err(error)) = kept.filter(|_| !self.steps_failed.swap(true, Ordering::SeqCst)) {
-            self.failed.store(true, Ordering::SeqCst);
-            self.display.bar_suspend(|| tell(&format!("mils: {}; going on without", one_line(&error))));
-        }
+        self.keep_step(&self.files[number].display().to_string(), step);
     }
 }
 

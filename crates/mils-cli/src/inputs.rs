@@ -1,7 +1,7 @@
 //! Texts and files, read as they are needed: a million lines do not fill the memory.
 
 use crate::args::TextArgs;
-use crate::media::{Media, ModalityChoice, Senses};
+use crate::media::{Media, ModalityChoice, Senses, Taken};
 use anyhow::{Context, Result, bail};
 use image::ImageReader;
 use mils_media::{DecodeLimits, RgbImage};
@@ -68,8 +68,8 @@ pub struct Decoded {
 
 /// Files in their order, some at a time, decoded side by side.
 pub struct Files {
-    files: Box<dyn Iterator<Item = (PathBuf, Result<Modality>)> + Send>,
-    next: Option<(PathBuf, Result<Modality>)>,
+    files: Box<dyn Iterator<Item = (PathBuf, Result<Taken>)> + Send>,
+    next: Option<(PathBuf, Result<Taken>)>,
     senses: Senses,
 }
 
@@ -77,8 +77,8 @@ impl Files {
     /// These files, read for an encoder.
     pub fn new(files: Vec<PathBuf>, choice: ModalityChoice, senses: Senses) -> Self {
         let files = files.into_iter().map(move |file| {
-            let modality = choice.of(&file);
-            (file, modality)
+            let taken = choice.of(&file);
+            (file, taken)
         });
         Self { files: Box::new(files), next: None, senses }
     }
@@ -90,22 +90,22 @@ impl Iterator for Files {
     fn next(&mut self) -> Option<Self::Item> {
         let (mut together, mut pixels) = (Vec::new(), 0);
         while together.len() < FILES {
-            let Some((file, modality)) = self.next.take().or_else(|| self.files.next()) else { break };
-            pixels += match modality {
+            let Some((file, taken)) = self.next.take().or_else(|| self.files.next()) else { break };
+            pixels += match taken.as_ref().map(|taken| taken.modality) {
                 Ok(Modality::Image) => size(&file),
                 // Frames of a video, and windows of a sound, have some bounds of their own.
                 Ok(Modality::Video | Modality::Sound) => PIXELS / 4,
                 Err(_) => 0,
             };
             if pixels > PIXELS && !together.is_empty() {
-                self.next = Some((file, modality));
+                self.next = Some((file, taken));
                 break;
             }
-            together.push((file, modality));
+            together.push((file, taken));
         }
         let senses = self.senses;
-        let read = |(file, modality): (PathBuf, Result<Modality>)| Decoded {
-            media: modality.and_then(|modality| senses.read(&file, modality)),
+        let read = |(file, taken): (PathBuf, Result<Taken>)| Decoded {
+            media: taken.and_then(|taken| senses.read(&file, taken)),
             file,
         };
         (!together.is_empty()).then(|| together.into_par_iter().map(read).collect())
@@ -114,7 +114,7 @@ impl Iterator for Files {
 
 /// What most of the files that are asked for are likely to be: what the first is, or images.
 pub fn leading(choice: ModalityChoice, files: &[PathBuf]) -> Modality {
-    let first = || files.first().and_then(|file| choice.of(file).ok());
+    let first = || files.first().and_then(|file| Some(choice.of(file).ok()?.modality));
     choice.given().or_else(first).unwrap_or(Modality::Image)
 }
 

@@ -28,6 +28,7 @@ pub mod flight;
 pub mod inputs;
 pub mod interrupt;
 pub mod media;
+pub mod metadata;
 pub mod model;
 pub mod models;
 pub mod output;

@@ -25,6 +25,15 @@ pub enum ModalityChoice {
     Sound,
 }
 
+/// What a file is, and what it is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// What it is taken for.
+    pub modality: Modality,
+    /// What it is, by its headers; `None` where that does not matter, or is not to be told.
+    kind: Option<Kind>,
+}
+
 impl ModalityChoice {
     /// The modality that is asked for; `None`: it is the content's.
     pub fn given(self) -> Option<Modality> {
@@ -40,15 +49,23 @@ impl ModalityChoice {
     ///
     /// # Errors
     /// If it cannot be read, or is nothing of the kind.
-    pub fn of(self, file: &Path) -> Result<Modality> {
+    pub fn of(self, file: &Path) -> Result<Taken> {
         regular(file)?;
-        if let Some(modality) = self.given() {
-            return Ok(modality);
-        }
-        Ok(match mils_media::kind(file)? {
-            Kind::Image => Modality::Image,
-            Kind::Video => Modality::Video,
-            Kind::Audio => Modality::Sound,
+        let taken = |modality, kind| Taken { modality, kind };
+        Ok(match self.given() {
+            // Its sound track is looked for in any case.
+            Some(Modality::Sound) => taken(Modality::Sound, None),
+            // Where headers do not tell, its decoder says what is wrong.
+            Some(modality) => taken(modality, mils_media::kind(file).ok()),
+            None => {
+                let kind = mils_media::kind(file)?;
+                let modality = match kind {
+                    Kind::Image => Modality::Image,
+                    Kind::Video => Modality::Video,
+                    Kind::Audio => Modality::Sound,
+                };
+                taken(modality, Some(kind))
+            }
         })
     }
 }
@@ -120,15 +137,17 @@ impl Senses {
     ///
     /// # Errors
     /// If it cannot be read, or the encoder does not take such things.
-    pub fn read(&self, file: &Path, modality: Modality) -> Result<Media> {
+    pub fn read(&self, file: &Path, taken: Taken) -> Result<Media> {
         regular(file)?;
-        match (self, modality) {
+        match (self, taken.modality) {
             (Self::Sounds(listening), _) => Ok(Media::Sound(listening.read(&mut AudioFile::open(file)?)?)),
             (Self::Pictures { .. }, Modality::Sound) => {
                 bail!("it is a sound, and the model is an encoder of pictures; name one of sounds")
             }
-            (_, Modality::Image) => read_still(file).map(Media::Image),
-            (&Self::Pictures { frames, sampling }, _) => read_frames(file, frames, sampling).map(Media::Video),
+            (_, Modality::Image) => read_still(file, taken.kind).map(Media::Image),
+            (&Self::Pictures { frames, sampling }, _) => {
+                read_frames(file, taken.kind, frames, sampling).map(Media::Video)
+            }
         }
     }
 }
@@ -138,23 +157,19 @@ impl Senses {
 ///
 /// # Errors
 /// See there.
-pub fn check(file: &Path, modality: Modality) -> Result<Option<Media>> {
-    match modality {
-        Modality::Image => return read_still(file).map(|image| Some(Media::Image(image))),
-        Modality::Video if !is_still(file) => drop(video::probe(file, &VideoLimits::default())?),
+pub fn check(file: &Path, taken: Taken) -> Result<Option<Media>> {
+    match taken.modality {
+        Modality::Image => return read_still(file, taken.kind).map(|image| Some(Media::Image(image))),
+        Modality::Video if taken.kind != Some(Kind::Image) => drop(video::probe(file, &VideoLimits::default())?),
         Modality::Video => drop(read_picture(file)?),
         Modality::Sound => drop(AudioFile::open(file)?),
     }
     Ok(None)
 }
 
-fn is_still(file: &Path) -> bool {
-    mils_media::kind(file).is_ok_and(|kind| kind == Kind::Image)
-}
-
 /// A picture; of a video, the frame in its middle.
-fn read_still(file: &Path) -> Result<RgbImage> {
-    if mils_media::kind(file).is_ok_and(|kind| kind == Kind::Video) {
+fn read_still(file: &Path, kind: Option<Kind>) -> Result<RgbImage> {
+    if kind == Some(Kind::Video) {
         let sampled = video::sample(file, 1, Sampling::Centres, &VideoLimits::default())?;
         if let Some(frame) = sampled.frames.into_iter().next() {
             return Ok(frame.image);
@@ -164,8 +179,8 @@ fn read_still(file: &Path) -> Result<RgbImage> {
 }
 
 /// So many frames of a video; of a picture, it so often.
-fn read_frames(file: &Path, frames: usize, sampling: Sampling) -> Result<Vec<RgbImage>> {
-    if is_still(file) {
+fn read_frames(file: &Path, kind: Option<Kind>, frames: usize, sampling: Sampling) -> Result<Vec<RgbImage>> {
+    if kind == Some(Kind::Image) {
         return Ok(vec![read_picture(file)?; frames]);
     }
     let sampled = video::sample(file, frames, sampling, &VideoLimits::default())?;
@@ -177,7 +192,7 @@ pub enum Input {
     /// Read already.
     Media(Media),
     /// A file, and what it is taken for.
-    File(PathBuf, Modality),
+    File(PathBuf, Taken),
 }
 
 impl Input {
@@ -185,7 +200,7 @@ impl Input {
     pub fn modality(&self) -> Modality {
         match self {
             Self::Media(media) => media.modality(),
-            Self::File(_, modality) => *modality,
+            Self::File(_, taken) => taken.modality,
         }
     }
 
@@ -196,7 +211,7 @@ impl Input {
     pub fn read(self, senses: &Senses) -> Result<Media> {
         match self {
             Self::Media(media) => Ok(media),
-            Self::File(file, modality) => senses.read(&file, modality),
+            Self::File(file, taken) => senses.read(&file, taken),
         }
     }
 }

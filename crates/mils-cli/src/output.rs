@@ -1,7 +1,7 @@
 //! Files that are there whole or not at all, and streams.
 
 use anyhow::{Context, Result, bail};
-use std::fs::File;
+use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write, stdout};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
@@ -13,30 +13,49 @@ pub struct Replacement {
 }
 
 impl Replacement {
-    /// Begins one.
+    /// Begins one. It takes over the permissions, and where that is allowed the owner, of what it is to replace.
     ///
     /// # Errors
-    /// If this is a folder, or the folder that it is in cannot be written to.
+    /// If this is a folder or is read-only, or the folder that it is in cannot be written to.
     pub fn begin(path: &Path) -> Result<Self> {
         if path.is_dir() {
             bail!("it is a folder");
         }
         // A link stays one.
         let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let before = std::fs::metadata(&target).ok().filter(Metadata::is_file);
+        if before.as_ref().is_some_and(|meta| meta.permissions().readonly()) {
+            bail!("it is read-only");
+        }
         let mut builder = tempfile::Builder::new();
         builder.prefix(".mils-");
         // Temporary files are private; this becomes an ordinary one, as the user's umask has it.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        Ok(Self { file: builder.tempfile_in(folder(&target))?, target })
+        let file = builder.tempfile_in(folder(&target))?;
+        if let Some(before) = before {
+            same_owner(file.as_file(), &before);
+            file.as_file().set_permissions(before.permissions())?;
+        }
+        Ok(Self { file, target })
     }
 
-    /// Puts it in its place.
+    /// Locks it as [`File::try_lock`] does, before anybody else can see it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn try_lock(&self) -> Result<(), TryLockError> {
+        self.file.as_file().try_lock()
+    }
+
+    /// Puts it in its place, and gives it, open to be written on. It is on the disk before it takes the other's place:
+    /// after a loss of power there is one of the two.
     ///
     /// # Errors
     /// If that is refused.
-    pub fn finish(self) -> io::Result<()> {
-        self.file.persist(&self.target).map(drop).map_err(|e| e.error)
+    pub fn finish(self) -> io::Result<File> {
+        self.file.as_file().sync_all()?;
+        self.file.persist(&self.target).map_err(|e| e.error)
     }
 }
 
@@ -54,6 +73,29 @@ impl Seek for Replacement {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.file.seek(to)
     }
+}
+
+/// Only root may give files away; for others it is theirs in any case.
+#[cfg(unix)]
+fn same_owner(file: &File, of: &Metadata) {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    let _ = fchown(file, Some(of.uid()), Some(of.gid()));
+}
+
+#[cfg(not(unix))]
+fn same_owner(_: &File, _: &Metadata) {}
+
+/// Writes a whole file of these parts, in place of one that may be there.
+///
+/// # Errors
+/// If it cannot be written; then what was there still is.
+pub fn replace(path: &Path, parts: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<()> {
+    let mut file = BufWriter::new(Replacement::begin(path)?);
+    for part in parts {
+        file.write_all(part.as_ref())?;
+    }
+    file.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
+    Ok(())
 }
 
 /// Whether a path leads to a pipe or a device, which is written to and not replaced.
@@ -159,7 +201,9 @@ impl Output {
     pub fn finish(self) -> Result<()> {
         let place = || format!("cannot write to {}", self.name);
         match self.to {
-            To::File(file) => file.into_inner().map_err(io::IntoInnerError::into_error).and_then(Replacement::finish),
+            To::File(file) => {
+                file.into_inner().map_err(io::IntoInnerError::into_error).and_then(Replacement::finish).map(drop)
+            }
             To::Stream(mut stream) => stream.flush(),
             To::Spool(spool, stream) => copy(spool, stream),
         }
@@ -226,5 +270,22 @@ mod tests {
         null.rewrite(b"head").unwrap();
         null.finish().unwrap();
         assert!(is_stream(Path::new("/dev/null")));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_replaced_keeps_its_permissions_and_what_is_protected_is_not_replaced() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        fs::write(&path, "old").unwrap();
+        mode(0o640);
+        replace(&path, ["n", "ew"]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        mode(0o440);
+        assert!(replace(&path, ["newer"]).unwrap_err().to_string().contains("read-only"));
+        assert_eq!((fs::read(&path).unwrap(), fs::read_dir(dir.path()).unwrap().count()), (b"new".to_vec(), 1));
     }
 }

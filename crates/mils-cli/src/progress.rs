@@ -7,6 +7,16 @@ use std::time::{Duration, Instant};
 /// What is done sooner needs no line.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How many in which time, by the unit that makes it more than one.
+pub fn pace(count: u64, seconds: f64) -> String {
+    let each = count as f64 / seconds.max(1e-9);
+    match each {
+        _ if each >= 1.0 || count == 0 => format!("{each:.1} a second"),
+        _ if each * 60.0 >= 1.0 => format!("{:.1} a minute", each * 60.0),
+        _ => format!("{:.1} an hour", each * 3600.0),
+    }
+}
+
 /// Shows how far a command is, on a terminal and after a while.
 pub struct Progress {
     bar: ProgressBar,
@@ -48,8 +58,7 @@ impl Progress {
         let began = *self.began.get_or_insert_with(Instant::now);
         self.done += more as u64;
         let seconds = began.elapsed().as_secs_f64();
-        let pace =
-            if seconds > 0.5 { format!(" · {:.1} a second", self.done as f64 / seconds) } else { String::new() };
+        let pace = if seconds > 0.5 { format!(" · {}", pace(self.done, seconds)) } else { String::new() };
         let of = self.total.map(|total| format!(" of {total}")).unwrap_or_default();
         self.say(&format!("{}{of} {what}{pace}", self.done));
     }
@@ -79,5 +88,19 @@ impl Progress {
     /// Takes the line away.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pace;
+
+    #[test]
+    fn a_pace_is_in_a_unit_that_can_be_read() {
+        assert_eq!(pace(10, 4.0), "2.5 a second");
+        assert_eq!(pace(10, 40.0), "15.0 a minute");
+        assert_eq!(pace(1, 1800.0), "2.0 an hour");
+        assert_eq!(pace(0, 1.0), "0.0 a second");
+        assert!(pace(1, 0.0).ends_with("a second"));
     }
 }

@@ -202,7 +202,7 @@ impl Report {
         }
         let mut file = Replacement::begin(path).with_context(place)?;
         file.write_all(html.as_bytes()).with_context(place)?;
-        file.finish().with_context(place)
+        file.finish().map(drop).with_context(place)
     }
 }
 

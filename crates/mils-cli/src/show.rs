@@ -1,5 +1,6 @@
 //! What a run looks like on a terminal: a progress line and the score table, all on stderr.
 
+use crate::progress::pace;
 use anstyle::{AnsiColor, Style};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mils_optim::{Candidate, Event, StepRecord};
@@ -49,6 +50,7 @@ pub struct Display {
 #[derive(Default)]
 struct Files {
     done: usize,
+    failed: usize,
     /// Since when.
     since: Option<Instant>,
     /// Those under way, by number: the name, and what is being done.
@@ -69,9 +71,15 @@ impl Display {
         Self { bar, quiet, verbose, terminal, files: 1, in_flight: 1, files_now: Mutex::default() }
     }
 
-    /// What is to come.
+    /// What is to come. Of several files there is a bar.
     pub fn expect(&mut self, files: usize, in_flight: usize) {
         (self.files, self.in_flight) = (files, in_flight);
+        // As above.
+        let bar = "{spinner:.green} {elapsed:>4} {bar:12.green/dim} {pos}/{len} {wide_msg}";
+        if let (2.., Ok(style)) = (files, ProgressStyle::with_template(bar)) {
+            self.bar.set_length(files as u64);
+            self.bar.set_style(style.progress_chars("━━─"));
+        }
     }
 
     /// Whether score tables are shown: those of several files come mixed, which not everybody wants to see.
@@ -105,11 +113,12 @@ impl Display {
         }
     }
 
-    /// A file is done.
-    pub fn end(&self, number: usize) {
+    /// A file is done, or has failed.
+    pub fn end(&self, number: usize, failed: bool) {
         self.update(|files| {
             files.open.remove(&number);
             files.done += 1;
+            files.failed += usize::from(failed);
         });
     }
 
@@ -146,13 +155,17 @@ impl Display {
         let mut files = self.files_now.lock().unwrap_or_else(PoisonError::into_inner);
         files.since.get_or_insert_with(Instant::now);
         change(&mut files);
+        self.bar.set_position(files.done as u64);
         self.bar.set_message(progress(&files, self.files));
     }
 
-    /// What the whole came to, for those who want to see tables.
-    pub fn summary(&self, text: &str) {
+    /// What the whole came to; how busy the models were, for those who want to see tables.
+    pub fn summary(&self, text: Option<&str>, busy: &str) {
+        if let Some(text) = text.filter(|_| !self.quiet) {
+            self.line(text);
+        }
         if self.table() {
-            self.line(&format!("{DIM}{text}{DIM:#}"));
+            self.line(&format!("{DIM}{busy}{DIM:#}"));
         }
     }
 
@@ -162,27 +175,30 @@ impl Display {
     }
 }
 
-/// The progress line: one file in full; of several where each is, as far as the line goes.
+/// What stands beside the bar: of one file all; of several how fast they are, and where each is, as far as the line goes.
 fn progress(files: &Files, all: usize) -> String {
-    let mut count = if all > 1 { format!("{} of {all} done · ", files.done) } else { String::new() };
+    let mut parts = Vec::new();
     // A pace is worth something after some files.
     if let (Some(since), 3..) = (files.since, files.done) {
-        let each = since.elapsed() / u32::try_from(files.done).unwrap_or(u32::MAX);
-        let left = each.saturating_mul(u32::try_from(all.saturating_sub(files.done)).unwrap_or(u32::MAX));
-        count += &format!("{} left · ", HumanDuration(left));
+        let (each, left) = (since.elapsed() / small(files.done), all.saturating_sub(files.done));
+        parts.push(pace(files.done as u64, since.elapsed().as_secs_f64()));
+        parts.push(format!("{:#} left", HumanDuration(each.saturating_mul(small(left)))));
     }
-    let open: Vec<String> = match files.open.len() {
-        0 | 1 => files.open.values().map(|(_, doing)| doing.clone()).collect(),
-        _ => {
-            let file = |(name, doing): &(String, String)| {
-                let name = Path::new(name).file_name().map_or(name.into(), |n| n.to_string_lossy());
-                let step = doing.split(" · ").next().unwrap_or_default();
-                format!("{name} {step}")
-            };
-            files.open.values().map(file).collect()
-        }
-    };
-    count + &open.join(" · ")
+    if files.failed > 0 {
+        parts.push(format!("{} failed", files.failed));
+    }
+    match files.open.len() {
+        0 | 1 if all == 1 => parts.extend(files.open.values().map(|(_, doing)| doing.clone())),
+        _ => parts.extend(files.open.values().map(|(name, doing)| {
+            let name = Path::new(name).file_name().map_or(name.into(), |n| n.to_string_lossy());
+            format!("{name} {}", doing.split(" · ").next().unwrap_or_default())
+        })),
+    }
+    parts.join(" · ")
+}
+
+fn small(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// The best texts after a step; those that it brought are green. The file's name stands first, if it is given.
@@ -219,6 +235,11 @@ mod tests {
         assert_eq!(progress(&files, 1), "step 2/8 · best 0.5000 · the language model writes");
         files.open.insert(3, ("y.png".into(), "reading".into()));
         files.done = 2;
-        assert_eq!(progress(&files, 9), "2 of 9 done · x.png step 2/8 · y.png reading");
+        (files.done, files.failed) = (2, 1);
+        assert_eq!(progress(&files, 9), "1 failed · x.png step 2/8 · y.png reading");
+        files.since = Instant::now().checked_sub(Duration::from_secs(10));
+        (files.done, files.failed) = (5, 0);
+        let line = progress(&files, 65);
+        assert!(line.starts_with("30.0 a minute · 2m left · x.png") || line.starts_with("29."), "{line}");
     }
 }

@@ -1,15 +1,19 @@
 //! Which files are meant: files, folders, patterns, lists of files, and a share of them all.
 
 use crate::inputs::regular;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use glob::MatchOptions;
 use mils_media::{Kind, KindError};
 use rayon::prelude::*;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader, stdin};
+use std::io::{self, BufRead, BufReader, stdin};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+/// What videos and sounds are called most of the time.
+const OTHER_MEDIA: [&str; 14] =
+    ["aac", "avi", "flac", "m4a", "m4v", "mkv", "mov", "mp3", "mp4", "mpg", "ogg", "opus", "wav", "webm"];
 
 /// One of several machines that share the files between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,8 @@ pub struct Sources {
     pub files: Vec<PathBuf>,
     /// Files in folders that are no pictures, videos or sounds.
     pub others: usize,
+    /// Folders that cannot be read.
+    pub unread: Vec<anyhow::Error>,
     /// Those that folders, patterns and lists gave.
     found: HashSet<PathBuf>,
 }
@@ -61,13 +67,13 @@ pub struct Sources {
 /// input. A file that is named twice through folders, patterns or lists is taken once.
 ///
 /// # Errors
-/// If a folder or a list cannot be read, or nothing fits a pattern.
+/// If a list cannot be read, or nothing fits a pattern. Folders that cannot be read are among what is found.
 pub fn find(named: &[PathBuf], recursive: bool) -> Result<Sources> {
     let mut all = Sources::default();
     for name in named {
         let text = name.to_string_lossy();
         match text.strip_prefix('@') {
-            _ if name.exists() => all.add(name, recursive)?,
+            _ if name.exists() => all.add(name, recursive),
             Some(list) => {
                 let file = File::open(list).with_context(|| format!("cannot read the list {list}"))?;
                 all.list(BufReader::new(file), list)?;
@@ -82,19 +88,19 @@ pub fn find(named: &[PathBuf], recursive: bool) -> Result<Sources> {
 }
 
 impl Sources {
-    fn add(&mut self, path: &Path, recursive: bool) -> Result<()> {
+    fn add(&mut self, path: &Path, recursive: bool) {
         if !path.is_dir() {
-            self.files.push(path.to_owned());
-            return Ok(());
+            return self.files.push(path.to_owned());
         }
-        let mut found = Vec::new();
-        walk(path, recursive, &mut HashSet::new(), &mut found)?;
+        let mut walk = Walk { recursive, ..Walk::default() };
+        walk.folder(path);
+        self.unread.append(&mut walk.unread);
+        let mut found = walk.found;
         found.sort();
         let is_media = |file: &PathBuf| regular(file).is_ok() && is_media(file);
         let media: Vec<bool> = found.par_iter().map(is_media).collect();
         self.others += media.iter().filter(|is| !**is).count();
         found.into_iter().zip(media).filter(|(_, is)| *is).for_each(|(file, _)| self.once(file));
-        Ok(())
     }
 
     /// One path a line.
@@ -111,12 +117,15 @@ impl Sources {
     fn pattern(&mut self, pattern: &str, recursive: bool) -> Result<()> {
         let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
         let paths = glob::glob_with(pattern, options).with_context(|| format!("`{pattern}` is no pattern"))?;
-        let before = self.files.len();
+        let (before, unread) = (self.files.len(), self.unread.len());
         for path in paths {
-            let path = path.with_context(|| format!("cannot look for {pattern}"))?;
-            if path.is_dir() { self.add(&path, recursive)? } else { self.once(path) }
+            match path {
+                Ok(path) if path.is_dir() => self.add(&path, recursive),
+                Ok(path) => self.once(path),
+                Err(error) => self.unread.push(cannot_read(error.path(), error.error())),
+            }
         }
-        if self.files.len() == before {
+        if self.files.len() == before && self.unread.len() == unread {
             bail!("no file fits {pattern}");
         }
         Ok(())
@@ -129,34 +138,63 @@ impl Sources {
     }
 }
 
-/// The files of a folder. `seen` are folders by where they really are, so that links in a circle end.
-fn walk(folder: &Path, recursive: bool, seen: &mut HashSet<PathBuf>, found: &mut Vec<PathBuf>) -> Result<()> {
-    let place = || format!("cannot read the folder {}", folder.display());
-    if !seen.insert(folder.canonicalize().with_context(place)?) {
-        return Ok(());
-    }
-    for entry in std::fs::read_dir(folder).with_context(place)? {
-        let entry = entry.with_context(place)?;
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        let path = entry.path();
-        match path.is_dir() {
-            true if recursive => walk(&path, true, seen, found)?,
-            true => {}
-            false => found.push(path),
-        }
-    }
-    Ok(())
+/// A walk through a folder.
+#[derive(Default)]
+struct Walk {
+    recursive: bool,
+    /// Folders by where they really are, so that links in a circle end.
+    seen: HashSet<PathBuf>,
+    found: Vec<PathBuf>,
+    unread: Vec<anyhow::Error>,
 }
 
-/// Whether a file is to be described; one that cannot be read is, so that it is said.
+impl Walk {
+    /// Takes a folder's files. One that cannot be read is noted, and does not stop the others.
+    fn folder(&mut self, folder: &Path) {
+        if let Err(error) = self.attempt(folder) {
+            self.unread.push(cannot_read(folder, &error));
+        }
+    }
+
+    fn attempt(&mut self, folder: &Path) -> io::Result<()> {
+        if !self.seen.insert(folder.canonicalize()?) {
+            return Ok(());
+        }
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let path = entry.path();
+            match path.is_dir() {
+                true if self.recursive => self.folder(&path),
+                true => {}
+                false => self.found.push(path),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cannot_read(folder: &Path, error: &io::Error) -> anyhow::Error {
+    anyhow!("cannot read the folder {}: {error}", folder.display())
+}
+
+/// Whether a file is to be described; one that cannot be read, or is called what it is not, is, so that it is said.
 fn is_media(file: &Path) -> bool {
     match mils_media::kind(file) {
         Ok(Kind::Image | Kind::Video | Kind::Audio) => true,
-        Err(KindError::NotMedia(_)) => false,
+        Err(KindError::NotMedia(_)) => is_called_media(file),
         Err(_) => true,
     }
+}
+
+/// Whether a file is called as pictures, videos and sounds are. Only of one that is none it matters: that `photo.jpg` is
+/// text is worth a word, that `photo.txt` is, is not.
+fn is_called_media(file: &Path) -> bool {
+    let extension = file.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    image::ImageFormat::from_path(file).is_ok_and(|format| format.reading_enabled())
+        || extension.is_some_and(|extension| OTHER_MEDIA.contains(&&*extension))
 }
 
 #[cfg(test)]
@@ -179,11 +217,12 @@ mod tests {
             picture.save_with_format(at.join(file), image::ImageFormat::Png).unwrap();
         }
         fs::write(at.join("notes.png"), "text").unwrap();
+        fs::write(at.join("notes.txt"), "text").unwrap();
         let look = |named: &[&str], recursive| find(&named.iter().map(|n| at.join(n)).collect::<Vec<_>>(), recursive);
         let flat = look(&[""], false).unwrap();
-        assert_eq!((names(&flat, at), flat.others), (vec!["a.jpg".to_owned(), "b.png".into()], 1));
+        assert_eq!((names(&flat, at), flat.others), (vec!["a.jpg".to_owned(), "b.png".into(), "notes.png".into()], 1));
         let deep = look(&[""], true).unwrap();
-        assert_eq!(names(&deep, at), ["a.jpg", "b.png", "in/c.png", "in/deep/d.png"]);
+        assert_eq!(names(&deep, at), ["a.jpg", "b.png", "in/c.png", "in/deep/d.png", "notes.png"]);
         // What is named is taken, whatever it is.
         assert_eq!(names(&look(&["notes.png", "missing.png"], false).unwrap(), at), ["notes.png", "missing.png"]);
         assert_eq!(
@@ -207,6 +246,21 @@ mod tests {
         assert_eq!(find(&[dir.path().to_owned()], true).unwrap().files, Vec::<PathBuf>::new());
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn folders_that_cannot_be_read_do_not_stop_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path();
+        fs::create_dir(at.join("in")).unwrap();
+        image::RgbImage::new(1, 1).save(at.join("in/a.png")).unwrap();
+        let gone = at.join("gone");
+        let mut walk = Walk { recursive: true, ..Walk::default() };
+        walk.folder(&gone);
+        walk.folder(at);
+        assert_eq!(walk.found, [at.join("in/a.png")]);
+        let [error] = &walk.unread[..] else { panic!("{:?}", walk.unread) };
+        assert!(error.to_string().starts_with(&format!("cannot read the folder {}: ", gone.display())), "{error}");
+    }
     #[test]
     fn every_file_is_of_one_share() {
         let files: Vec<PathBuf> = (0..1000).map(|i| format!("photos/{i}.jpg").into()).collect();

@@ -3,15 +3,15 @@
 
 mod common;
 
-use common::{fails, media, mils, run, samples};
-use serde_json::{Value, json};
+use common::{fails, media, mils, run, samples, serve};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tiny_http::{Response, Server};
 
 /// A folder of pictures, one of them damaged, a video, and what is neither.
 fn folder() -> tempfile::TempDir {
@@ -32,46 +32,41 @@ fn folder() -> tempfile::TempDir {
 const SETTINGS: [&str; 10] =
     ["--backend", "cpu", "--steps", "6", "--propose", "8", "--in-flight", "2", "--sequences", "3"];
 
-/// A language model that always says the same to the same, in whatever company it is asked: llama.cpp's floats depend on
-/// that in their last bits. It takes its time.
-fn serve() -> String {
-    let server = Arc::new(Server::http("127.0.0.1:0").unwrap());
-    let url = format!("http://{}/v1", server.server_addr().to_ip().unwrap());
-    for _ in 0..4 {
-        let server = Arc::clone(&server);
-        std::thread::spawn(move || {
-            while let Ok(mut request) = server.recv() {
-                let mut asked = String::new();
-                // Whoever asked may have been killed.
-                if request.as_reader().read_to_string(&mut asked).is_err() {
-                    continue;
-                }
-                let number = asked.bytes().fold(7_u64, |n, b| n.wrapping_mul(31).wrapping_add(u64::from(b)));
-                let pick = |words: &[&str], by: u64| words[(number / by % words.len() as u64) as usize].to_owned();
-                let size = pick(&["small", "big"], 1);
-                let colour = pick(&["red", "yellow", "purple", "white", "pink", "blue"], 2);
-                let noun = pick(&["umbrella", "castle", "clock", "cat", "turtle", "plane", "chair", "penguin"], 12);
-                let place = pick(&["on the grass", "on the sand", "at night", "in the sky"], 96);
-                std::thread::sleep(Duration::from_millis(10));
-                let content = format!("1. a {size} {colour} {noun}, {place}");
-                let answer = json!({"choices": [{"message": {"content": content}}]});
-                let _ = request.respond(Response::from_string(answer.to_string()));
-            }
-        });
-    }
-    url
-}
-
-/// Results by file, without what depends on the clock.
+/// Results by file, without what depends on the clock: caption, error and steps.
 fn results(path: &Path) -> BTreeMap<String, (Option<String>, Option<String>, u64)> {
-    let text = fs::read_to_string(path).unwrap();
-    let all: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let of = |v: &Value| {
-        let word = |key: &str| v[key].as_str().map(str::to_owned);
-        (word("file").unwrap(), (word("caption"), word("error"), v["steps"].as_u64().unwrap_or_default()))
+    let all: Vec<(String, (Option<String>, Option<String>, u64))> = match path.extension().unwrap().to_str().unwrap() {
+        "jsonl" => {
+            let of = |line: &str| {
+                let value: Value = serde_json::from_str(line).unwrap();
+                let word = |key: &str| value[key].as_str().map(str::to_owned);
+                (word("file").unwrap(), (word("caption"), word("error"), value["steps"].as_u64().unwrap_or_default()))
+            };
+            fs::read_to_string(path).unwrap().lines().map(of).collect()
+        }
+        "csv" => {
+            let mut reader = csv::Reader::from_path(path).unwrap();
+            let at = |name: &str, head: &csv::StringRecord| head.iter().position(|column| column == name).unwrap();
+            let head = reader.headers().unwrap().clone();
+            let of = |record: csv::StringRecord| {
+                let word = |name: &str| Some(record[at(name, &head)].to_owned()).filter(|word| !word.is_empty());
+                let steps = word("steps").map_or(0, |steps| steps.parse().unwrap());
+                (word("file").unwrap(), (word("caption"), word("error"), steps))
+            };
+            reader.records().map(|record| of(record.unwrap())).collect()
+        }
+        _ => {
+            let reader = SerializedFileReader::new(fs::File::open(path).unwrap()).unwrap();
+            let of = |row: parquet::record::Row| {
+                let field = |name: &str| row.get_column_iter().find(|(column, _)| *column == name).unwrap().1.clone();
+                let word = |name: &str| if let Field::Str(word) = field(name) { Some(word) } else { None };
+                let steps = if let Field::Int(steps) = field("steps") { steps as u64 } else { 0 };
+                (word("file").unwrap(), (word("caption"), word("error"), steps))
+            };
+            reader.get_row_iter(None).unwrap().map(|row| of(row.unwrap())).collect()
+        }
     };
-    let by_file: BTreeMap<_, _> = all.iter().map(of).collect();
-    assert_eq!(by_file.len(), all.len(), "each file once: {text}");
+    let by_file: BTreeMap<_, _> = all.iter().cloned().collect();
+    assert_eq!(by_file.len(), all.len(), "each file once: {all:?}");
     by_file
 }
 
@@ -86,7 +81,7 @@ fn spawn(folder: &Path, generator: &str, out: &Path) -> Child {
 fn a_run_that_is_killed_again_and_again_ends_with_what_an_undisturbed_one_has() {
     let dir = folder();
     let place = tempfile::tempdir().unwrap();
-    let (whole, killed) = (place.path().join("whole.jsonl"), place.path().join("killed.jsonl"));
+    let whole = place.path().join("whole.jsonl");
     let generator = serve();
     let begin = Instant::now();
     assert_eq!(spawn(dir.path(), &generator, &whole).wait().unwrap().code(), Some(1), "one file is damaged");
@@ -95,24 +90,28 @@ fn a_run_that_is_killed_again_and_again_ends_with_what_an_undisturbed_one_has() 
     assert_eq!(expected.len(), samples().len() + 2);
     let failed: Vec<_> = expected.iter().filter(|(_, r)| r.1.is_some()).map(|(file, _)| file).collect();
     assert!(failed.len() == 1 && failed[0].ends_with("damaged.png"), "{expected:?}");
-    let (mut kills, mut taken_up) = (0, 0);
-    let steps = place.path().join("killed.jsonl.steps");
-    for attempt in 0_u32.. {
-        assert!(attempt < 100, "it comes no further");
-        let mut child = spawn(dir.path(), &generator, &killed);
-        // At another moment each time: while models are loaded, texts written, or results put down.
-        std::thread::sleep(undisturbed * (5 + attempt * 37 % 70) / 100);
-        if child.try_wait().unwrap().is_some() {
-            break;
+    for name in ["killed.jsonl", "killed.csv", "killed.parquet"] {
+        let killed = place.path().join(name);
+        let (mut kills, mut taken_up) = (0, 0);
+        let steps = place.path().join(format!("{name}.steps"));
+        for attempt in 0_u32.. {
+            assert!(attempt < 100, "it comes no further");
+            let mut child = spawn(dir.path(), &generator, &killed);
+            // At another moment each time: while models are loaded, texts written, or results put down.
+            std::thread::sleep(undisturbed * (5 + attempt * 37 % 70) / 100);
+            if child.try_wait().unwrap().is_some() {
+                break;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+            taken_up += usize::from(fs::read_to_string(&steps).unwrap_or_default().lines().count() > 1);
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
-        taken_up += usize::from(fs::read_to_string(&steps).unwrap_or_default().lines().count() > 1);
+        eprintln!("{name}: killed {kills} times, {taken_up} times with steps to take up");
+        assert!(kills >= 2 && taken_up >= 1, "{kills} {taken_up}");
+        assert_eq!(results(&killed), expected, "{name}");
+        assert!(!steps.exists() && !place.path().join(format!("{name}.jsonl")).exists(), "nothing else is left");
     }
-    eprintln!("killed {kills} times, {taken_up} times with steps to take up");
-    assert!(kills >= 2 && taken_up >= 1, "{kills} {taken_up}");
-    assert_eq!(results(&killed), expected);
 }
 
 #[test]
@@ -204,4 +203,100 @@ fn paths_come_from_standard_input_and_shares_are_disjoint() {
     let (_, stdout, _) = run(&mut command);
     // Flat: three of five samples, and the damaged one.
     assert_eq!(stdout.lines().count(), samples().len().div_ceil(2) + 1, "{stdout}");
+}
+
+/// Ctrl-C, and a second one where the first is not enough.
+#[cfg(unix)]
+fn interrupt(child: &Child) {
+    assert!(Command::new("kill").arg("-INT").arg(child.id().to_string()).status().unwrap().success());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_what_is_done_and_the_same_command_goes_on() {
+    let dir = folder();
+    let place = tempfile::tempdir().unwrap();
+    let (whole, out) = (place.path().join("whole.parquet"), place.path().join("out.parquet"));
+    let steps = place.path().join("out.parquet.steps");
+    let generator = serve();
+    spawn(dir.path(), &generator, &whole).wait().unwrap();
+    let mut child = spawn(dir.path(), &generator, &out);
+    let growing = place.path().join("out.parquet.jsonl");
+    let captioned =
+        || fs::read_to_string(&growing).unwrap_or_default().lines().filter(|l| l.contains("\"caption\"")).count();
+    while captioned() < 2 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended too early");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let (all, done) = (results(&whole), results(&out));
+    assert!(done.len() >= 2 && done.len() < all.len(), "{done:?}");
+    assert!(steps.exists() && !growing.exists(), "the table is whole, and the rest can be taken up");
+    assert_eq!(spawn(dir.path(), &generator, &out).wait().unwrap().code(), Some(1));
+    assert_eq!(results(&out), all);
+    assert!(!steps.exists());
+}
+
+#[test]
+fn a_file_that_failed_leaves_no_steps() {
+    let dir = folder();
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out.csv");
+    let mut command = mils();
+    command.arg("caption").arg(dir.path().join("damaged.png")).args(["--backend", "cpu", "-o"]).arg(&out);
+    let (code, _, stderr) = run(&mut command);
+    assert!(code == 1 && stderr.contains("damaged.png: "), "{stderr}");
+    let files: Vec<_> = fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(files, ["out.csv"]);
+    let found = results(&out);
+    assert!(
+        found.len() == 1 && found.values().all(|(caption, error, _)| caption.is_none() && error.is_some()),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_file_that_vanishes_does_not_stop_the_others() {
+    let dir = folder();
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out.jsonl");
+    let generator = serve();
+    let mut child = spawn(dir.path(), &generator, &out);
+    // The last of all, by the order of names.
+    while fs::read_to_string(&out).unwrap_or_default().is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended too early");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let gone = dir.path().join("more/film.gif");
+    fs::remove_file(&gone).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let found = results(&out);
+    assert_eq!(found.len(), samples().len() + 2);
+    assert_eq!(found[&gone.display().to_string()].1.as_deref(), Some("no such file"), "{found:?}");
+}
+
+/// A file may have so many bytes and no more, which is what a full disk is to whoever writes it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_told_and_leaves_no_half_line() {
+    let dir = folder();
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out.jsonl");
+    let mils = env!("CARGO_BIN_EXE_mils");
+    let mut shell = assert_cmd::Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 4; exec \"$@\"", "sh", mils, "caption", "-r"]).arg(dir.path());
+    shell.args(["--backend", "cpu", "--steps", "0", "-o"]).arg(&out).env_remove("MILS_PACKS");
+    let (code, _, stderr) = run(&mut shell);
+    assert_eq!(code, 1, "{stderr}");
+    let told: Vec<&str> = stderr.lines().filter(|line| line.contains("File too large")).collect();
+    assert!(told.len() == 2 && told[0].contains("going on") && told[1].contains("lost"), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let written = results(&out).len();
+    assert!(written >= 1 && written < samples().len() + 2, "{written}");
+    // With room again, the same command makes it whole.
+    let mut again = common::mils();
+    again.args(["caption", "-r"]).arg(dir.path()).args(["--backend", "cpu", "--steps", "0", "-o"]).arg(&out);
+    let (code, _, stderr) = run(&mut again);
+    assert_eq!((code, results(&out).len()), (1, samples().len() + 2), "one is damaged: {stderr}");
 }

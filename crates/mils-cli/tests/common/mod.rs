@@ -2,8 +2,12 @@
 #![allow(dead_code, reason = "each file of tests uses a part")]
 
 use assert_cmd::Command;
+use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tiny_http::{Response, Server};
 
 /// The command, apart from what the user has set.
 pub(crate) fn mils() -> Command {
@@ -78,4 +82,34 @@ pub(crate) fn fails(command: &mut Command, code: i32, says: &[&str]) {
         assert!(own[0].contains(part), "{part:?} is not in {stderr}");
     }
     assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+/// A language model that always says the same to the same, in whatever company it is asked: llama.cpp's floats depend on
+/// that in their last bits. It takes its time.
+pub(crate) fn serve() -> String {
+    let server = Arc::new(Server::http("127.0.0.1:0").unwrap());
+    let url = format!("http://{}/v1", server.server_addr().to_ip().unwrap());
+    for _ in 0..4 {
+        let server = Arc::clone(&server);
+        std::thread::spawn(move || {
+            while let Ok(mut request) = server.recv() {
+                let mut asked = String::new();
+                // Whoever asked may have been killed.
+                if request.as_reader().read_to_string(&mut asked).is_err() {
+                    continue;
+                }
+                let number = asked.bytes().fold(7_u64, |n, b| n.wrapping_mul(31).wrapping_add(u64::from(b)));
+                let pick = |words: &[&str], by: u64| words[(number / by % words.len() as u64) as usize].to_owned();
+                let size = pick(&["small", "big"], 1);
+                let colour = pick(&["red", "yellow", "purple", "white", "pink", "blue"], 2);
+                let noun = pick(&["umbrella", "castle", "clock", "cat", "turtle", "plane", "chair", "penguin"], 12);
+                let place = pick(&["on the grass", "on the sand", "at night", "in the sky"], 96);
+                std::thread::sleep(Duration::from_millis(10));
+                let content = format!("1. a {size} {colour} {noun}, {place}");
+                let answer = json!({"choices": [{"message": {"content": content}}]});
+                let _ = request.respond(Response::from_string(answer.to_string()));
+            }
+        });
+    }
+    url
 }

@@ -16,6 +16,7 @@
 //! assert!(error.to_string().contains("demo"));
 //! ```
 
+pub mod banks;
 pub mod download;
 mod hub;
 

@@ -52,7 +52,7 @@ impl Contestant for Folder {
         let pictures: &[RgbImage] = &self.pictures;
         let runway = Runway {
             next: &|number| pictures.get(number).map(|picture| Ok(Input::Media(picture.clone().into()))),
-            observer: &|_, _, _| ControlFlow::Continue(()),
+            observer: &|_, _, _, _| ControlFlow::Continue(()),
             news: &|_| {},
             keeper: None,
         };

@@ -6,6 +6,7 @@ use self::output::OutputArgs;
 use crate::backend::{BackendChoice, MathChoice};
 use crate::media::ModalityChoice;
 use crate::models::ModelsCommand;
+use crate::report::ReportArgs;
 use crate::sources::Shard;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -32,6 +33,8 @@ pub enum Command {
     Embed(EmbedArgs),
     /// Score texts by how well they describe images, videos and sounds
     Score(ScoreArgs),
+    /// Show what runs of `mils caption` did, from their traces, as HTML
+    Report(ReportArgs),
     /// List the GPUs, and say which one is used
     Devices(DevicesArgs),
     /// List the model packs that can be named with --pack and --model
@@ -241,8 +244,9 @@ pub struct CaptionArgs {
     #[arg(long, value_name = "FILE.jsonl")]
     pub trace: Option<PathBuf>,
 
-    /// Write a report of the run, as one HTML file
-    #[arg(long, value_name = "FILE.html")]
+    /// Write a report of the run: one HTML file, or a folder (with a / at its end) of a page a file; see `mils report`,
+    /// which makes one of a trace
+    #[arg(long, value_name = "FILE.html|DIR/")]
     pub report: Option<PathBuf>,
 
     /// Print the score table of each step even when stderr is no terminal

@@ -6,19 +6,20 @@ use crate::args::{CaptionArgs, Format};
 use crate::batch::{Batch, Keeper, StepDone};
 use crate::flight::{Flown, News, Runway};
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
+use crate::log::Log;
 use crate::media::{self, Input, Media, Taken};
 use crate::metadata::Metadata;
 use crate::progress::pace;
-use crate::report::{self, FileReport, Report};
+use crate::report::{Embedding, Site, Subject};
 use crate::scorers::Mode;
-use crate::session::{Endpoint, Facts, Options, Session, decimal};
+use crate::session::{Endpoint, Facts, Options, Session, StepSeconds, decimal};
 use crate::show::{Display, one_line, tell};
 use crate::trace::Trace;
 use anyhow::{Context, Result};
 use mils_models::{Modality, Pack};
-use mils_optim::{Candidate, Event, StepRecord, StoppedBy, Usage};
+use mils_optim::{Event, StoppedBy, Usage};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -26,14 +27,6 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-
-/// What the report wants to know of each step.
-pub struct StepView {
-    /// The summary.
-    pub record: StepRecord,
-    /// The kept texts, best first.
-    pub pool: Vec<Candidate>,
-}
 
 /// Runs the command.
 ///
@@ -44,12 +37,11 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
     let pack = Pack::find(&args.pack)?;
     let cancel = on_ctrl_c()?;
     let display = Display::new(args.quiet, args.verbose);
-    let (trace, steps, failed) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+    let (log, failed) = (Mutex::default(), AtomicBool::new(false));
     let (files, batch) = (Vec::new(), Mutex::default());
     let (steps_failed, results_failed) = (AtomicBool::new(false), AtomicBool::new(false));
     let metadata = Metadata::of(&args.results);
-    let mut job =
-        Job { args, metadata, files, cancel, display, batch, trace, steps, steps_failed, results_failed, failed };
+    let mut job = Job { args, metadata, files, cancel, display, batch, log, steps_failed, results_failed, failed };
     let result = job.run(pack);
     job.display.finish();
     // Also where the models could not be loaded: what was taken up is to be left as it was found.
@@ -68,9 +60,8 @@ struct Job<'a> {
     display: Display,
     /// The output, if it is a file.
     batch: Mutex<Option<Batch>>,
-    trace: Mutex<Option<Trace>>,
-    /// What the report wants to know, by the file's number.
-    steps: Mutex<HashMap<usize, Vec<StepView>>>,
+    /// The trace, and what the report wants to know.
+    log: Mutex<Log>,
     /// Steps cannot be kept, as was said.
     steps_failed: AtomicBool,
     /// The last result could not be written, as was said.
@@ -110,7 +101,7 @@ struct Tally {
 struct Results<'a> {
     /// For their names and settings.
     facts: &'a Facts,
-    report: Report,
+    report: Option<Site>,
     tally: Tally,
     /// Files that ended before one that stands before them.
     waiting: BTreeMap<usize, Ended>,
@@ -131,27 +122,20 @@ impl Job<'_> {
         if let ([file], Err(error)) = (&self.files[..], &first) {
             return self.fail(file, error).map(|()| ExitCode::FAILURE);
         }
-        if let Some(path) = &args.report {
-            report::check(path)?;
-        }
-        self.trace = Mutex::new(args.trace.as_deref().map(Trace::open).transpose()?);
+        let report = args.report.as_deref().map(|path| Site::open(path, Embedding::default())).transpose()?;
+        self.log = Mutex::new(Log::new(args.trace.as_deref().map(Trace::open).transpose()?, report.is_some()));
         let modality = first.as_ref().ok().map(|(taken, _)| taken.modality);
         let Some(mut session) = self.open(pack, modality)? else { return Ok(ExitCode::from(INTERRUPTED)) };
         self.display.expect(self.files.len(), session.in_flight());
-        self.trace(|trace| trace.begin(&session));
+        self.log(|log| log.begin(&session));
         let facts = session.facts();
-        let mut results = Results {
-            facts: &facts,
-            report: Report::default(),
-            tally: Tally::default(),
-            waiting: BTreeMap::new(),
-            next: 0,
-            printed: Ok(()),
-        };
+        let tally = Tally::default();
+        let mut results =
+            Results { facts: &facts, report, tally, waiting: BTreeMap::new(), next: 0, printed: Ok(()) };
         self.caption_all(&mut session, first, &mut results);
         self.display.finish();
         // The trace and the report are wanted even when whoever read the results has seen enough.
-        let reported = self.write_report(&results.report, &facts);
+        let reported = self.finish_report(results.report.take());
         match results.printed {
             Err(error) if is_broken_pipe(&error) => {}
             printed => printed?,
@@ -220,22 +204,20 @@ impl Job<'_> {
         let next = |number: usize| {
             let file = files.get(number).filter(|_| !self.cancelled())?;
             self.display.begin(number, &name(number));
-            self.trace(|trace| trace.file(&name(number)));
             let known = locked(&first).take().filter(|_| number == 0);
-            Some(match known {
+            let input = match known {
                 Some(Ok((_, Some(media)))) => Ok(Input::Media(media)),
                 Some(Ok((taken, None))) => Ok(Input::File(file.clone(), taken)),
                 Some(Err(error)) => Err(error),
                 None => self.taken(file).map(|taken| Input::File(file.clone(), taken)),
-            })
+            };
+            let modality = input.as_ref().ok().map(Input::modality);
+            self.log(|log| log.file((number, &name(number)), modality));
+            Some(input)
         };
-        let observer = |number: usize, mode: &Mode, event: &Event<'_>| {
+        let observer = |number: usize, mode: &Mode, event: &Event<'_>, seconds: StepSeconds| {
             self.display.event(number, mode.config.steps, event);
-            if let (Event::StepFinished { record, pool }, true) = (event, self.args.report.is_some()) {
-                let view = StepView { record: (*record).clone(), pool: pool.to_vec() };
-                locked(&self.steps).entry(number).or_default().push(view);
-            }
-            self.trace(|trace| trace.event(&name(number), event));
+            self.log(|log| log.event((number, &name(number)), event, seconds));
             if self.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let news = |news: News<'_>| match news {
@@ -244,7 +226,7 @@ impl Job<'_> {
                 if let Some(licence) = mode.licence.filter(|_| !self.args.quiet) {
                     self.display.line(&format!("mils: the weights of {} are {licence}", mode.scorer));
                 }
-                self.trace(|trace| trace.scorer(mode));
+                self.log(|log| log.scorer(mode));
             }
         };
         let mut usage = Usage::default();
@@ -259,7 +241,7 @@ impl Job<'_> {
             if results.printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         let seconds = begin.elapsed().as_secs_f64();
-        self.trace(|trace| trace.total(results.next, seconds, utilisation));
+        self.log(|log| log.total(results.next, seconds, utilisation));
         self.display.finish();
         let percent = |share: f64| share * 100.0;
         let summary = self.summary(&results.tally, seconds);
@@ -304,9 +286,9 @@ impl Job<'_> {
     fn ended(&self, results: &mut Results<'_>, number: usize, ended: Ended) {
         let name = self.files[number].display().to_string();
         match &ended {
-            Ok(flown) => self.trace(|trace| trace.end(&name, flown)),
+            Ok(flown) => self.log(|log| log.end((number, &name), flown)),
             Err(error) if error.is::<Described>() => {}
-            Err(error) => self.trace(|trace| trace.failed(&name, &one_line(error))),
+            Err(error) => self.log(|log| log.failed((number, &name), &one_line(error))),
         }
         let failed = ended.as_ref().is_err_and(|error| !error.is::<Described>());
         self.display.end(number, failed);
@@ -332,6 +314,8 @@ impl Job<'_> {
     /// Prints a file's result and puts it into the report.
     fn tell(&self, results: &mut Results<'_>, number: usize, ended: Ended) -> Result<()> {
         let file = &self.files[number];
+        let described = ended.as_ref().is_err_and(|error| error.is::<Described>());
+        let reported = if described { Ok(()) } else { self.report(results, number, &ended) };
         let flown = match ended {
             Ok(flown) => flown,
             Err(error) if error.is::<Described>() => {
@@ -340,7 +324,7 @@ impl Job<'_> {
             }
             Err(error) => {
                 results.tally.failed += 1;
-                return self.fail(file, &error);
+                return self.fail(file, &error).and(reported);
             }
         };
         let (name, outcome) = (file.display().to_string(), &flown.run.outcome);
@@ -372,11 +356,18 @@ impl Job<'_> {
         } else {
             Ok(())
         };
-        if self.args.report.is_some() {
-            let steps = locked(&self.steps).remove(&number).unwrap_or_default();
-            results.report.files.push(FileReport::new(&name, &flown, &steps)?);
-        }
-        printed
+        printed.and(reported)
+    }
+
+    /// Puts a file's run into the report.
+    fn report(&self, results: &mut Results<'_>, number: usize, ended: &Ended) -> Result<()> {
+        let (Some(site), Some(run)) = (&mut results.report, locked(&self.log).run(number)) else { return Ok(()) };
+        let media = match ended {
+            Ok(flown) => Ok(&*flown.media),
+            Err(error) => Err(anyhow!("{}", one_line(error))),
+        };
+        let subject = Subject { media, file: Some(&self.files[number]), modality: run.modality };
+        site.add(&run, &subject).map(drop)
     }
 
     /// Writes what is to be beside a file or in it. An output that does not have its result yet will know that it was
@@ -413,10 +404,8 @@ impl Job<'_> {
     }
 
     /// Writes to the trace, if there is one. One that cannot be written is said once, and captions go on without it.
-    fn trace(&self, write: impl FnOnce(&mut Trace) -> Result<()>) {
-        let mut trace = locked(&self.trace);
-        let Some(Err(error)) = trace.as_mut().map(write) else { return };
-        *trace = None;
+    fn log(&self, write: impl FnOnce(&mut Log) -> Result<()>) {
+        let Err(error) = write(&mut locked(&self.log)) else { return };
         self.complain(&format!("{}; going on without it", one_line(&error)));
     }
 
@@ -442,11 +431,11 @@ impl Job<'_> {
         })
     }
 
-    fn write_report(&self, report: &Report, facts: &Facts) -> Result<()> {
-        let Some(path) = self.args.report.as_ref().filter(|_| !report.files.is_empty()) else { return Ok(()) };
-        report.write(path, facts)?;
-        if !self.args.quiet {
-            tell(&format!("report: {}", path.display()));
+    fn finish_report(&self, report: Option<Site>) -> Result<()> {
+        let expected = self.cancelled().then_some(self.files.len());
+        let finished = report.map_or(Ok(None), |report| report.finish(expected))?;
+        if let Some(finished) = finished.filter(|_| !self.args.quiet) {
+            tell(&format!("report: {}", finished.page.path.display()));
         }
         Ok(())
     }

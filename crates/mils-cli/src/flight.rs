@@ -4,13 +4,13 @@
 use crate::batch::{Keeper, StepDone};
 use crate::media::{Input, Media};
 use crate::scorers::{Mode, Scorers};
-use crate::session::{Between, Run, Seconds, Utilisation};
+use crate::session::{Between, Run, Seconds, StepSeconds, Utilisation};
 use anyhow::{Result, anyhow};
 use mils_encoder::{Embeddings, EncoderError};
 use mils_llm::{AnyGenerator, Meter};
 use mils_models::Modality;
 use mils_optim::{BoxError, Event, Generator, InitialSet, Optimizer, Proposals, Request, Scorer};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 pub struct Runway<'a> {
     /// What the next run is about; `None`: no further one is to begin.
     pub next: &'a (dyn Fn(usize) -> Option<Result<Input>> + Sync),
-    /// Is told what happens in a run, and may end it.
-    pub observer: &'a (dyn Fn(usize, &Mode, &Event<'_>) -> ControlFlow<()> + Sync),
+    /// Is told what happens in a run, with the seconds of the step so far, and may end it.
+    pub observer: &'a (dyn Fn(usize, &Mode, &Event<'_>, StepSeconds) -> ControlFlow<()> + Sync),
     /// Is told of encoders that are loaded meanwhile.
     pub news: &'a (dyn Fn(News<'_>) + Sync),
     /// Keeps the steps of runs, and says which were done before; they are not done again.
@@ -54,6 +54,9 @@ pub type Done<'a> = dyn FnMut(usize, Result<Flown>) -> ControlFlow<()> + 'a;
 /// Embeds texts, here or elsewhere.
 type Embed<'a> = dyn FnMut(&[String]) -> Result<Embeddings, BoxError> + 'a;
 
+/// Is told what happens in a run, with the seconds of the step so far.
+type Observer<'a> = dyn FnMut(&Event<'_>, StepSeconds) -> ControlFlow<()> + 'a;
+
 /// What runs of one session share.
 #[derive(Clone, Copy)]
 pub(crate) struct Lane<'a> {
@@ -83,26 +86,58 @@ impl Lane<'_> {
         Begin(begin, scored): Begin,
         media: Embeddings,
         Crew { generator, between, embed, keep }: Crew<'_, '_, '_>,
-        observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
+        observer: &mut Observer<'_>,
     ) -> Result<Run> {
         let mut seconds =
             Seconds { load: self.load_seconds, input: begin.elapsed().as_secs_f64(), ..Seconds::default() };
         let watch = generator.another();
         let written = watch.busy();
-        let tape = RefCell::new(Tape::new(keep));
-        let mut scorer = MediaScorer { embed, media, rows: &mode.rows, tape: &tape, seconds: 0.0 };
-        let mut generator = Timed { inner: generator, between, lane: self, tape: &tape, seconds: 0.0 };
+        let (tape, clock) = (RefCell::new(Tape::new(keep)), Clock::default());
+        let mut scorer = MediaScorer { embed, media, rows: &mode.rows, tape: &tape, clock: &clock };
+        let mut generator = Timed { inner: generator, between, lane: self, tape: &tape, clock: &clock };
+        // What was spent by the end of the last step, and on what is described.
+        let (mut before, mut input) = (StepSeconds::default(), seconds.input);
         let mut observer = |event: &Event<'_>| {
             tape.borrow_mut().event(event);
-            observer(event)
+            let now = clock.read(begin);
+            let flow = observer(event, now.since(before, input));
+            if matches!(event, Event::StepFinished { .. }) {
+                (before, input) = (now, 0.0);
+            }
+            flow
         };
         let outcome =
             Optimizer::new(mode.config.clone()).run_from(&mode.initial, &mut generator, &mut scorer, &mut observer)?;
-        (seconds.generate, seconds.score) = (generator.seconds, scorer.seconds);
+        (seconds.generate, seconds.score) = (clock.generate.get(), clock.score.get());
         let wall = begin.elapsed();
         seconds.total = wall.as_secs_f64();
         let utilisation = Utilisation::of(watch.busy() - written, self.meter.read().saturating_sub(scored), wall);
         Ok(Run { outcome, seconds, utilisation })
+    }
+}
+
+/// Seconds that the models have worked for a run, or that it has waited for them.
+#[derive(Default)]
+struct Clock {
+    generate: Cell<f64>,
+    score: Cell<f64>,
+}
+
+impl Clock {
+    fn add(to: &Cell<f64>, time: Duration) {
+        to.set(to.get() + time.as_secs_f64());
+    }
+
+    fn read(&self, begin: Instant) -> StepSeconds {
+        let total = begin.elapsed().as_secs_f64();
+        StepSeconds { input: 0.0, generate: self.generate.get(), score: self.score.get(), total }
+    }
+}
+
+impl StepSeconds {
+    fn since(self, before: Self, input: f64) -> Self {
+        let (generate, score) = (self.generate - before.generate, self.score - before.score);
+        Self { input, generate, score, total: self.total - before.total }
     }
 }
 
@@ -320,8 +355,8 @@ impl Pilot<'_> {
         let row = self.ask(|reply| Message::Media(Arc::clone(mode), Arc::clone(media), reply))??;
         let mut embed =
             |texts: &[String]| Ok(self.ask(|reply| Message::Texts(mode.encoder, (texts.to_vec(), reply)))??);
-        let mut observer = |event: &Event<'_>| {
-            let flow = (self.runway.observer)(number, mode, event);
+        let mut observer = |event: &Event<'_>, seconds: StepSeconds| {
+            let flow = (self.runway.observer)(number, mode, event, seconds);
             if self.lane.stopped() { ControlFlow::Break(()) } else { flow }
         };
         generator.set_template(Arc::clone(&mode.template));
@@ -346,7 +381,7 @@ struct MediaScorer<'a, 'b> {
     media: Embeddings,
     rows: &'a Embeddings,
     tape: &'a RefCell<Tape<'a>>,
-    seconds: f64,
+    clock: &'a Clock,
 }
 
 impl Scorer for MediaScorer<'_, '_> {
@@ -361,14 +396,14 @@ impl Scorer for MediaScorer<'_, '_> {
         }
         let rows = (self.embed)(texts)?;
         let scores = self.media.dots(0, &rows);
-        self.seconds += begin.elapsed().as_secs_f64();
+        Clock::add(&self.clock.score, begin.elapsed());
         Ok(scores)
     }
 
     fn score_initial(&mut self, _: &InitialSet) -> Result<Vec<f32>, BoxError> {
         let begin = Instant::now();
         let scores = self.media.dots(0, self.rows);
-        self.seconds += begin.elapsed().as_secs_f64();
+        Clock::add(&self.clock.score, begin.elapsed());
         Ok(scores)
     }
 }
@@ -379,7 +414,7 @@ struct Timed<'a, 'b> {
     between: Option<&'a mut Between<'b>>,
     lane: &'a Lane<'a>,
     tape: &'a RefCell<Tape<'a>>,
-    seconds: f64,
+    clock: &'a Clock,
 }
 
 impl Generator for Timed<'_, '_> {
@@ -389,7 +424,7 @@ impl Generator for Timed<'_, '_> {
             Some(between) => between(self.inner, request),
             None => self.inner.propose(request),
         };
-        self.seconds += begin.elapsed().as_secs_f64();
+        Clock::add(&self.clock.generate, begin.elapsed());
         proposals
     }
 
@@ -421,7 +456,7 @@ impl Generator for Timed<'_, '_> {
             scoring += begin.elapsed();
             if self.lane.stopped() { ControlFlow::Break(()) } else { flow }
         });
-        self.seconds += begin.elapsed().saturating_sub(scoring).as_secs_f64();
+        Clock::add(&self.clock.generate, begin.elapsed().saturating_sub(scoring));
         if keeps {
             self.tape.borrow_mut().said.push(Proposals::gather(pieces));
         }

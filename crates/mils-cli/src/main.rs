@@ -22,6 +22,10 @@ fn main() -> ExitCode {
             checked("score", args.check());
             mils_cli::score::run(&args)
         }
+        Command::Report(args) => {
+            checked("report", args.check());
+            mils_cli::report::run(&args)
+        }
         Command::Devices(args) => mils_cli::devices::run(&args),
         Command::Packs => packs(),
         Command::Models(ModelsCommand::Convert(args)) => {

@@ -63,6 +63,11 @@ impl Progress {
         self.say(&format!("{}{of} {what}{pace}", self.done));
     }
 
+    /// So many will be counted.
+    pub fn expect(&mut self, total: u64) {
+        self.total = Some(total);
+    }
+
     /// Counting begins: what came before does not count for the pace.
     pub fn begin(&mut self) {
         self.began = Some(Instant::now());

@@ -13,7 +13,7 @@ use mils_llm::{
 use mils_models::{GeneratorFiles, Modality, Pack};
 use mils_optim::prompt::PromptTemplate;
 use mils_optim::{BoxError, Config, Event, Feedback, Generator, Outcome, Proposals, Request, relative_labels};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,7 +65,7 @@ pub struct Endpoint {
 pub type Between<'a> = dyn FnMut(&mut dyn Generator, &Request<'_>) -> Result<Proposals, BoxError> + 'a;
 
 /// Names of what took part in a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ModelNames {
     /// The pack.
     pub pack: String,
@@ -78,7 +78,7 @@ pub struct ModelNames {
 }
 
 /// Wall-clock seconds by phase.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub struct Seconds {
     /// Loading the first models and embedding the initial set; once a session.
     pub load: f64,
@@ -92,9 +92,23 @@ pub struct Seconds {
     pub total: f64,
 }
 
+/// Wall-clock seconds of one step, from the end of the one before. What is in none of the phases went into choosing and
+/// telling, or into waiting for other files.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct StepSeconds {
+    /// Reading what is described, and embedding it; in step 0 alone.
+    pub input: f64,
+    /// Language model.
+    pub generate: f64,
+    /// Embedding and comparing texts.
+    pub score: f64,
+    /// The whole step.
+    pub total: f64,
+}
+
 /// The share of a stretch of wall time, 0 to 1, in which each model was at work, for whichever file. Together they
 /// are more than 1 where they worked at the same time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Utilisation {
     /// The language model.
     pub generator: f64,
@@ -123,7 +137,7 @@ fn as_written<S: serde::Serializer>(value: &f32, serializer: S) -> Result<S::Ok,
 }
 
 /// How the language model is sampled, beside its temperature.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Sampling {
     /// Nucleus sampling.
     #[serde(serialize_with = "as_written")]
@@ -238,7 +252,7 @@ impl Session {
         let generator = generators.first_mut().context("a session without a generator")?;
         generator.set_template(Arc::clone(&mode.template));
         let crew = Crew { generator, between, embed: &mut embed, keep: None };
-        lane.run(&mode, begin, row, crew, observer)
+        lane.run(&mode, begin, row, crew, &mut |event, _| observer(event))
     }
 
     /// Captions files, [`Session::in_flight`] at a time: while one is scored, others are written for. See [`Runway`]

@@ -1,19 +1,246 @@
-//! The trace: one JSON object a line, written as the run goes.
+//! The trace: one JSON object a line, written as the run goes. Whatever a report tells of a run is in it.
 //!
-//! Records have a `type`: `run` (the language model and its sampling), `scorer` (the encoder and the settings for a
-//! modality, when it first comes up), `file`, `scored` (a text with its score and the step that brought it), `unusable`
-//! (what was said and why it was not scored), `step` (summary), `end`, `failed`, `total` (how busy the models were). All
-//! but `run`, `scorer` and `total` have the `file` that they are of: those of several files come mixed. A run's `scored` and `unusable` records add up to the counts in its `end`, also when it was interrupted.
+//! Records have a `type`:
+//!
+//! | type | when | what it has beside the file |
+//! | --- | --- | --- |
+//! | `run` | first | program, pack, models, sampling, and the `folder` that files' names are relative to |
+//! | `scorer` | a modality first comes up | the encoder, how many initial texts there are, and the loop's settings |
+//! | `file` | a file begins | its modality, where it is known |
+//! | `scored` | a text has a score | text, score, the step that brought it, and which of the step's answers did (from 1) |
+//! | `unusable` | something was said and not scored | text, step, reason |
+//! | `step` | a step is done | its counts, the best text, tokens, and seconds by phase |
+//! | `end` | a file is done | caption, score, why it ended, totals |
+//! | `failed` | a file has failed | the error |
+//! | `total` | last | how busy the models were |
+//!
+//! All but `run`, `scorer` and `total` have the `file` that they are of and its `number`, which is its place among the
+//! files of the run, from 0: those of several files come mixed, and a file may be named twice. A run's `scored` and
+//! `unusable` records add up to the counts in its `end`, also when it was interrupted. What was kept after a step can be
+//! made again from the `scored` records up to it: the best `keep` of the settings, among equals those that came first.
+//! These, best last, are what the language model was shown in the next step.
+//!
+//! A run that was killed ends anywhere, also within a line.
 
 use crate::flight::Flown;
 use crate::scorers::Mode;
-use crate::session::{ModelNames, Session, Utilisation, decimal};
+use crate::session::{ModelNames, Sampling, Seconds, Session, StepSeconds, Utilisation, decimal};
 use anyhow::{Context, Result};
-use mils_optim::Event;
-use serde_json::{Value, json};
+use mils_models::Modality;
+use mils_optim::{Config, Counts, Event, StepRecord, StoppedBy, UnusableReason};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+/// A line of a trace.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Record<'a> {
+    /// A run of the command begins.
+    Run(RunFacts),
+    /// Things of a modality can be described from now on.
+    Scorer(ScorerFacts),
+    /// A file begins.
+    File {
+        /// Which.
+        #[serde(flatten)]
+        of: Of<'a>,
+        /// What it is taken for, if that could be told.
+        modality: Option<Modality>,
+    },
+    /// A text has a score.
+    Scored {
+        /// Of which file.
+        #[serde(flatten)]
+        of: Of<'a>,
+        /// The step that brought it; 0 is the initial set.
+        step: usize,
+        /// See [`Event::Scored`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<usize>,
+        /// The text.
+        text: Cow<'a, str>,
+        /// Its score.
+        score: f32,
+    },
+    /// Something was said and not scored.
+    Unusable {
+        /// Of which file.
+        #[serde(flatten)]
+        of: Of<'a>,
+        /// The step.
+        step: usize,
+        /// What was said.
+        text: Cow<'a, str>,
+        /// Why it was not scored.
+        reason: UnusableReason,
+    },
+    /// A step is done.
+    Step {
+        /// Of which file.
+        #[serde(flatten)]
+        of: Of<'a>,
+        /// Its summary.
+        #[serde(flatten)]
+        record: StepRecord,
+        /// How long it took.
+        seconds: StepSeconds,
+    },
+    /// A file is done.
+    End {
+        /// Which.
+        #[serde(flatten)]
+        of: Of<'a>,
+        /// How it ended.
+        #[serde(flatten)]
+        facts: EndFacts,
+    },
+    /// A file has failed.
+    Failed {
+        /// Which.
+        #[serde(flatten)]
+        of: Of<'a>,
+        /// Why, on one line.
+        error: Cow<'a, str>,
+    },
+    /// All files are done.
+    Total {
+        /// How many there were.
+        files: usize,
+        /// From the first to the last.
+        seconds: f64,
+        /// How busy the models were.
+        utilisation: Utilisation,
+    },
+}
+
+/// The file that a record is of.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Of<'a> {
+    /// Its name, as it was given.
+    pub file: Cow<'a, str>,
+    /// Its place among the files of the run, from 0.
+    pub number: usize,
+}
+
+/// What there is to tell of all files of a run.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RunFacts {
+    /// Of this program.
+    pub version: String,
+    /// Models and devices.
+    #[serde(flatten)]
+    pub names: ModelNames,
+    /// The language model's.
+    pub temperature: f64,
+    /// The rest of its sampling.
+    pub sampling: Sampling,
+    /// Files side by side.
+    pub in_flight: usize,
+    /// The working folder: names of files may be relative to it.
+    pub folder: Option<PathBuf>,
+}
+
+impl RunFacts {
+    /// Of a session, in the working folder.
+    pub fn of(session: &Session) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            names: session.names.clone(),
+            temperature: decimal(session.temperature),
+            sampling: session.sampling,
+            in_flight: session.in_flight(),
+            // One that is no UTF-8 could not be written; names are then looked for elsewhere.
+            folder: std::env::current_dir().ok().filter(|folder| folder.to_str().is_some()),
+        }
+    }
+}
+
+/// How things of a modality are described.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ScorerFacts {
+    /// Which.
+    pub modality: Modality,
+    /// The encoder.
+    pub scorer: String,
+    /// Texts that runs start from.
+    pub initial_texts: usize,
+    /// Settings of the loop.
+    pub settings: Config,
+}
+
+impl From<&Mode> for ScorerFacts {
+    fn from(mode: &Mode) -> Self {
+        let (scorer, settings) = (mode.scorer.clone(), mode.config.clone());
+        Self { modality: mode.modality, scorer, initial_texts: mode.initial().len(), settings }
+    }
+}
+
+/// How a file's run has ended.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct EndFacts {
+    /// What it was taken for.
+    pub modality: Modality,
+    /// The best text.
+    pub caption: String,
+    /// Its score.
+    pub score: f32,
+    /// Why it ended.
+    pub stopped_by: StoppedBy,
+    /// Totals.
+    pub counts: Counts,
+    /// Times by phase.
+    pub seconds: Seconds,
+    /// How busy the models were meanwhile.
+    pub utilisation: Utilisation,
+}
+
+impl From<&Flown> for EndFacts {
+    fn from(Flown { mode, run, .. }: &Flown) -> Self {
+        let outcome = &run.outcome;
+        Self {
+            modality: mode.modality,
+            caption: outcome.best.text.clone(),
+            score: outcome.best.score,
+            stopped_by: outcome.stopped_by,
+            counts: outcome.counts,
+            seconds: run.seconds,
+            utilisation: run.utilisation,
+        }
+    }
+}
+
+/// The records that an event of a file's loop makes, with the seconds of the step so far, one after the other.
+///
+/// # Errors
+/// What `write` fails with.
+pub fn records<E>(
+    of: &Of<'_>,
+    event: &Event<'_>,
+    seconds: StepSeconds,
+    mut write: impl FnMut(Record<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    match event {
+        Event::Proposed { step, unusable, .. } | Event::NotScored { step, unusable } => {
+            unusable.iter().try_for_each(|u| {
+                let (text, reason) = ((&*u.text).into(), u.reason);
+                write(Record::Unusable { of: of.clone(), step: *step, text, reason })
+            })
+        }
+        Event::Scored { step, texts, scores, answers } => {
+            texts.iter().zip(*scores).enumerate().try_for_each(|(i, (text, score))| {
+                let (step, answer, text) = (*step, answers.get(i).copied(), text.into());
+                write(Record::Scored { of: of.clone(), step, answer, text, score: *score })
+            })
+        }
+        Event::StepFinished { record, .. } => {
+            write(Record::Step { of: of.clone(), record: (*record).clone(), seconds })
+        }
+        _ => Ok(()),
+    }
+}
 
 /// A trace being written.
 pub struct Trace {
@@ -23,7 +250,7 @@ pub struct Trace {
 
 impl Trace {
     /// Opens the file, so that one that cannot be written is known before the work. What it holds stays until
-    /// [`Trace::begin`].
+    /// [`Record::Run`] is written.
     ///
     /// # Errors
     /// If the file cannot be opened for writing.
@@ -33,114 +260,66 @@ impl Trace {
         Ok(Self { path: path.to_owned(), out: BufWriter::new(file) })
     }
 
-    /// Begins the trace, in place of what the file held.
+    /// Writes a record. A file's first, each of its steps, and its end are on disk when this returns; [`Record::Run`]
+    /// comes in place of what the file held.
     ///
     /// # Errors
     /// If the trace cannot be written.
-    pub fn begin(&mut self, session: &Session) -> Result<()> {
-        let file = self.out.get_ref();
-        // Pipes and devices have no length.
-        if file.metadata().is_ok_and(|m| m.is_file()) {
-            file.set_len(0).with_context(|| format!("cannot write the trace {}", self.path.display()))?;
+    pub fn write(&mut self, record: &Record<'_>) -> Result<()> {
+        let Self { path, out } = self;
+        let mut write = || -> std::io::Result<()> {
+            // Pipes and devices have no length.
+            if matches!(record, Record::Run(_)) && out.get_ref().metadata().is_ok_and(|m| m.is_file()) {
+                out.get_ref().set_len(0)?;
+            }
+            // By a value, so that scores have the digits that the JSON results have.
+            writeln!(out, "{}", serde_json::to_value(record)?)?;
+            match record {
+                Record::Scorer(_) | Record::Scored { .. } | Record::Unusable { .. } => Ok(()),
+                _ => out.flush(),
+            }
+        };
+        write().with_context(|| format!("cannot write the trace {}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_record_is_a_flat_object_that_is_read_as_it_was_written() {
+        let of = Of { file: "a \"b\".png".into(), number: 3 };
+        let usage = mils_optim::Usage { prompt_tokens: 9, reused_tokens: 4, generated_tokens: 7 };
+        let best = mils_optim::Candidate { text: "x".into(), score: 0.1, step: 1 };
+        let record = StepRecord { step: 2, best, mean_kept: 0.3, scored: 5, entered: 1, unusable: 2, usage };
+        let seconds = StepSeconds { input: 0.0, generate: 1.5, score: 0.5, total: 2.25 };
+        let mut all = Vec::new();
+        let mut push = |record: Record<'_>| {
+            all.push(serde_json::to_value(record).unwrap());
+            Ok::<(), ()>(())
+        };
+        records(&of, &Event::StepFinished { record: &record, pool: &[] }, seconds, &mut push).unwrap();
+        let (texts, scores) = (["y".to_owned(), "z".to_owned()], [0.1, 0.2]);
+        let event = Event::Scored { step: 2, texts: &texts, scores: &scores, answers: &[1, 4] };
+        records(&of, &event, seconds, &mut push).unwrap();
+        let event = Event::Scored { step: 0, texts: &texts[..1], scores: &scores[..1], answers: &[] };
+        records(&of, &event, seconds, &mut push).unwrap();
+        assert_eq!(
+            all[0],
+            json!({
+                "type": "step", "file": "a \"b\".png", "number": 3, "step": 2, "scored": 5, "entered": 1, "unusable": 2,
+                "best": {"text": "x", "score": f64::from(0.1_f32), "step": 1}, "mean_kept": f64::from(0.3_f32),
+                "usage": {"prompt_tokens": 9, "reused_tokens": 4, "generated_tokens": 7},
+                "seconds": {"input": 0.0, "generate": 1.5, "score": 0.5, "total": 2.25},
+            })
+        );
+        let said: Vec<(&Value, &Value)> = all[1..].iter().map(|r| (&r["text"], &r["answer"])).collect();
+        assert_eq!(said, [(&"y".into(), &1.into()), (&"z".into(), &4.into()), (&"y".into(), &Value::Null)]);
+        for value in all {
+            let read: Record<'_> = serde_json::from_str(&value.to_string()).unwrap();
+            assert_eq!(serde_json::to_value(read).unwrap(), value);
         }
-        let ModelNames { pack, generator, backend, generator_on } = &session.names;
-        self.write(&json!({
-            "type": "run", "version": env!("CARGO_PKG_VERSION"), "pack": pack,
-            "generator": generator, "backend": backend, "generator_on": generator_on,
-            "temperature": decimal(session.temperature), "sampling": session.sampling,
-            "in_flight": session.in_flight(),
-        }))
-    }
-
-    fn write(&mut self, record: &Value) -> Result<()> {
-        let place = || format!("cannot write the trace {}", self.path.display());
-        writeln!(self.out, "{record}").with_context(place)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let place = || format!("cannot write the trace {}", self.path.display());
-        self.out.flush().with_context(place)
-    }
-
-    /// Things of a modality can be described.
-    ///
-    /// # Errors
-    /// If the trace cannot be written.
-    pub fn scorer(&mut self, mode: &Mode) -> Result<()> {
-        self.write(&json!({
-            "type": "scorer", "modality": mode.modality, "scorer": mode.scorer, "initial_texts": mode.initial().len(),
-            "settings": mode.config,
-        }))
-    }
-
-    /// A file begins.
-    ///
-    /// # Errors
-    /// If the trace cannot be written.
-    pub fn file(&mut self, file: &str) -> Result<()> {
-        self.write(&json!({"type": "file", "file": file}))
-    }
-
-    /// Writes what an event tells; flushed after every step.
-    ///
-    /// # Errors
-    /// If the trace cannot be written.
-    pub fn event(&mut self, file: &str, event: &Event<'_>) -> Result<()> {
-        match event {
-            Event::Proposed { step, unusable, .. } | Event::NotScored { step, unusable } => {
-                for u in *unusable {
-                    let (text, reason) = (&u.text, u.reason);
-                    self.write(
-                        &json!({"type": "unusable", "file": file, "step": step, "text": text, "reason": reason}),
-                    )?;
-                }
-            }
-            Event::Scored { step, texts, scores } => {
-                for (text, score) in texts.iter().zip(*scores) {
-                    self.write(&json!({"type": "scored", "file": file, "step": step, "text": text, "score": score}))?;
-                }
-            }
-            Event::StepFinished { record, .. } => {
-                let mut value = json!(record);
-                value["type"] = "step".into();
-                value["file"] = file.into();
-                self.write(&value)?;
-                self.flush()?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// A file's run has ended.
-    ///
-    /// # Errors
-    /// If the trace cannot be written.
-    pub fn end(&mut self, file: &str, Flown { mode, run, .. }: &Flown) -> Result<()> {
-        let outcome = &run.outcome;
-        self.write(&json!({
-            "type": "end", "file": file, "modality": mode.modality, "caption": outcome.best.text, "score": outcome.best.score,
-            "stopped_by": outcome.stopped_by, "counts": outcome.counts, "seconds": run.seconds,
-            "utilisation": run.utilisation,
-        }))?;
-        self.flush()
-    }
-
-    /// A file's run has failed.
-    ///
-    /// # Errors
-    /// If the trace cannot be written.
-    pub fn failed(&mut self, file: &str, error: &str) -> Result<()> {
-        self.write(&json!({"type": "failed", "file": file, "error": error}))?;
-        self.flush()
-    }
-
-    /// All files are done. `seconds` are from the first to the last.
-    ///
-    /// # Errors
-    /// If the trace cannot be written.
-    pub fn total(&mut self, files: usize, seconds: f64, utilisation: Utilisation) -> Result<()> {
-        self.write(&json!({"type": "total", "files": files, "seconds": seconds, "utilisation": utilisation}))?;
-        self.flush()
     }
 }

@@ -111,7 +111,7 @@ impl Sequence {
     pub(crate) fn proposals(&self, lines: usize) -> Proposals {
         let parsed = parse_list(&String::from_utf8_lossy(&self.bytes), self.cut_off, lines);
         let usage = Usage { generated_tokens: self.tokens as u64, ..Usage::default() };
-        Proposals { texts: parsed.texts, unusable: parsed.unusable, usage }
+        Proposals { texts: parsed.texts, unusable: parsed.unusable, usage, ..Proposals::default() }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::types::{
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{HashMap, HashSet};
+use std::iter::{repeat, repeat_n};
 use std::ops::ControlFlow;
 
 /// So many steps in a row may bring nothing usable before a run gives up.
@@ -86,7 +87,8 @@ impl Optimizer {
             kept: Vec::new(),
         };
         run.counts.memo_hits = unusable.iter().filter(|u| u.reason == UnusableReason::Duplicate).count();
-        let mut flow = run.scored(0, initial.texts().len(), (unusable.len(), Usage::default()), observer);
+        let spent = Spent { unusable: unusable.len(), ..Spent::default() };
+        let mut flow = run.scored(0, initial.texts().len(), spent, observer);
         if early.is_break() {
             flow = early;
         }
@@ -108,7 +110,7 @@ impl Optimizer {
             }
             let mut ahead = Ahead::default();
             let answer = run.ask(step, &shown, generator, &mut ahead, scorer)?;
-            let Answer { fresh, unusable, usage, proposed, said } = answer;
+            let Answer { fresh, of, unusable, usage, proposed, said } = answer;
             barren = if proposed == 0 { barren + 1 } else { 0 };
             let event = Event::Proposed { step, fresh: fresh.len(), unusable: &unusable, usage };
             // Asked before the answer is judged: an answer that was cut short by whoever ends the run may well be empty.
@@ -120,7 +122,8 @@ impl Optimizer {
             if proposed == 0 && (step == 1 || barren >= BARREN_STEPS) {
                 return Err(Error::NothingUsable { step, said });
             }
-            flow = run.score(step, fresh, (unusable.len(), usage), &ahead, scorer, observer)?;
+            let spent = Spent { unusable: unusable.len(), usage, of: &of };
+            flow = run.score(step, fresh, spent, &ahead, scorer, observer)?;
             still = if run.kept == before { still + 1 } else { 0 };
         }
         if flow.is_break() {
@@ -135,6 +138,8 @@ impl Optimizer {
 struct Answer {
     /// New texts, in normal form.
     fresh: Vec<String>,
+    /// The number of the answer that each is of, from 1.
+    of: Vec<usize>,
     /// All that was not a new text.
     unusable: Vec<Unusable>,
     usage: Usage,
@@ -142,6 +147,15 @@ struct Answer {
     proposed: usize,
     /// The beginning of what it said that was no text.
     said: String,
+}
+
+/// What a step's texts took to have, and where they are from.
+#[derive(Clone, Copy, Default)]
+struct Spent<'a> {
+    unusable: usize,
+    usage: Usage,
+    /// See [`Event::Scored`].
+    of: &'a [usize],
 }
 
 /// New texts of an answer that is still coming: scored when enough of them are there. They become candidates only with
@@ -195,6 +209,13 @@ fn checked(scores: Vec<f32>, texts: &[String]) -> Result<Vec<f32>, Error> {
     }
 }
 
+/// The number of the answer that each text is of, where so many are of each: counted on from those before, and without
+/// an end.
+fn numbers(counts: &[usize], before: usize) -> impl Iterator<Item = usize> {
+    let counted = counts.iter().enumerate().flat_map(move |(i, &count)| repeat_n(before + i + 1, count));
+    counted.chain(repeat(before + counts.len().max(1)))
+}
+
 /// The beginning of what was said, for an error message.
 fn excerpt(unusable: &[Unusable]) -> String {
     let said: Vec<&str> = unusable.iter().map(|u| u.text.trim()).filter(|t| !t.is_empty()).collect();
@@ -214,7 +235,7 @@ impl Run<'_> {
     ) -> Result<Answer, Error> {
         let base = self.config.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step as u64);
         let mut answer = Answer::default();
-        let (mut unsaid, mut rejected) = (Vec::new(), Vec::new());
+        let (mut unsaid, mut rejected, mut answers_before) = (Vec::new(), Vec::new(), 0);
         for ask in 0..self.config.asks.max(1) {
             let count = self.config.propose.saturating_sub(answer.fresh.len());
             if count == 0 {
@@ -222,15 +243,15 @@ impl Run<'_> {
             }
             let request = Request { step, pool: shown, count, seed: base.wrapping_add((ask as u64) << 40) };
             let pieces = self.pieces(&request, generator, ahead, scorer)?;
-            let Proposals { texts, unusable, usage } = Proposals::gather(pieces);
+            let Proposals { texts, answers, unusable, usage } = Proposals::gather(pieces);
             answer.usage += usage;
             answer.proposed += texts.len();
             unsaid.extend(unusable);
             // Whoever says nothing says nothing the next time either, or was told to be silent.
             let silent = texts.is_empty();
-            let (fresh, known) = self.sort_out(texts, &answer.fresh);
-            answer.fresh.extend(fresh);
-            rejected.extend(known);
+            let of = numbers(&answers, answers_before).take(texts.len());
+            answers_before += answers.len().max(1);
+            rejected.extend(self.sort_out(texts.into_iter().zip(of), &mut answer));
             if silent {
                 break;
             }
@@ -264,12 +285,12 @@ impl Run<'_> {
         }
     }
 
-    /// Splits texts into those never seen before, nor in `earlier`, in normal form, and the rest.
-    fn sort_out(&mut self, texts: Vec<String>, earlier: &[String]) -> (Vec<String>, Vec<Unusable>) {
-        let mut fresh: Vec<String> = Vec::with_capacity(texts.len());
-        let mut taken: HashSet<String> = earlier.iter().cloned().collect();
+    /// Puts texts never seen before, in normal form and with the number of their answer, to those of the step; the rest
+    /// comes back.
+    fn sort_out(&mut self, texts: impl Iterator<Item = (String, usize)>, answer: &mut Answer) -> Vec<Unusable> {
+        let mut taken: HashSet<String> = answer.fresh.iter().cloned().collect();
         let mut rejected = Vec::new();
-        for text in texts {
+        for (text, of) in texts {
             let clean = normal(&text);
             let reason = if clean.is_empty() {
                 UnusableReason::Empty
@@ -278,12 +299,13 @@ impl Run<'_> {
                 UnusableReason::Duplicate
             } else {
                 taken.insert(clean.clone());
-                fresh.push(clean);
+                answer.fresh.push(clean);
+                answer.of.push(of);
                 continue;
             };
             rejected.push(Unusable { text, reason });
         }
-        (fresh, rejected)
+        rejected
     }
 
     /// The run ends between a step's answer and its scoring: what was said is counted and told all the same.
@@ -309,7 +331,7 @@ impl Run<'_> {
         &mut self,
         step: usize,
         fresh: Vec<String>,
-        spent: (usize, Usage),
+        spent: Spent<'_>,
         ahead: &Ahead,
         scorer: &mut dyn Scorer,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
@@ -325,7 +347,7 @@ impl Run<'_> {
         &mut self,
         step: usize,
         count: usize,
-        (unusable, usage): (usize, Usage),
+        Spent { unusable, usage, of }: Spent<'_>,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let first = self.pool.len() - count;
@@ -333,7 +355,7 @@ impl Run<'_> {
         self.counts.unusable += unusable;
         self.counts.usage += usage;
         let (texts, scores) = self.pool.last(count);
-        let flow = observer(&Event::Scored { step, texts, scores });
+        let flow = observer(&Event::Scored { step, texts, scores, answers: of });
         self.kept = self.best(first);
         let kept = self.kept();
         let record = StepRecord {

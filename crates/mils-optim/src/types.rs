@@ -80,6 +80,9 @@ pub struct Labelled {
 pub struct Proposals {
     /// Usable texts.
     pub texts: Vec<String>,
+    /// How many of the texts each of several answers gave, in their order; empty where all texts are of one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<usize>,
     /// What was said but cannot be used, with the reason.
     pub unusable: Vec<Unusable>,
     /// What it cost.
@@ -104,7 +107,8 @@ impl Proposals {
     pub fn gather(mut pieces: Vec<(usize, Self)>) -> Self {
         pieces.sort_by_key(|(number, _)| *number);
         let mut whole = Self::default();
-        for (_, Self { texts, unusable, usage }) in pieces {
+        for (_, Self { texts, answers, unusable, usage }) in pieces {
+            whole.answers.extend(if answers.is_empty() { vec![texts.len()] } else { answers });
             whole.texts.extend(texts);
             whole.unusable.extend(unusable);
             whole.usage += usage;
@@ -329,6 +333,9 @@ pub enum Event<'a> {
         texts: &'a [String],
         /// Their scores, one each.
         scores: &'a [f32],
+        /// Which of the step's answers brought each, from 1, counted over all that was asked for in it. Empty of the
+        /// initial set.
+        answers: &'a [usize],
     },
     /// A step is done.
     StepFinished {

@@ -70,7 +70,7 @@ impl Generator for Pieces {
         request: &Request<'_>,
         take: &mut dyn FnMut(usize, Proposals) -> ControlFlow<()>,
     ) -> Result<(), BoxError> {
-        let Proposals { mut texts, unusable, usage } = self.propose(request)?;
+        let Proposals { mut texts, unusable, usage, .. } = self.propose(request)?;
         let mut pieces = Vec::new();
         while !texts.is_empty() {
             let later = texts.split_off(self.order.random_range(0..=texts.len().min(3)));
@@ -111,7 +111,14 @@ proptest! {
                 texts.iter().map(|t| agreement(t)).collect()
             });
             let see = &mut |e: &Event<'_>| {
-                told.push(format!("{e:?}"));
+                told.push(match e {
+                    // Pieces are told apart by nothing but which answer a text is of.
+                    Event::Scored { step, texts, scores, answers } => {
+                        assert!(answers.is_sorted(), "{answers:?}");
+                        format!("{step} {texts:?} {scores:?}")
+                    }
+                    e => format!("{e:?}"),
+                });
                 ControlFlow::Continue(())
             };
             let mut pieces = Pieces { order: ChaCha8Rng::seed_from_u64(order.unwrap_or_default()), given: 0 };
@@ -274,6 +281,53 @@ fn duplicates_and_blanks_are_counted_not_scored() {
     assert_eq!(reasons, [Duplicate, Duplicate, Empty, Empty]);
     assert_eq!((outcome.counts.scored, outcome.counts.memo_hits, outcome.counts.unusable), (2, 2, 4));
     assert_eq!(outcome.pool[1].text, "new text", "ties go to what was seen first");
+}
+
+#[test]
+fn a_text_tells_which_answer_brought_it() {
+    struct Answers(Vec<Vec<&'static str>>);
+    impl Generator for Answers {
+        fn propose(&mut self, request: &Request<'_>) -> Result<Proposals, BoxError> {
+            Proposals::streamed(self, request)
+        }
+
+        fn stream(
+            &mut self,
+            request: &Request<'_>,
+            take: &mut dyn FnMut(usize, Proposals) -> ControlFlow<()>,
+        ) -> Result<(), BoxError> {
+            // The last comes first; asked again, they say more.
+            for (number, said) in self.0.iter().enumerate().rev() {
+                let more = if request.count < 9 { " again" } else { "" };
+                let texts = said.iter().map(|t| format!("{t}{more}")).collect();
+                let _ = take(number, Proposals { texts, ..Proposals::default() });
+            }
+            Ok(())
+        }
+    }
+    let of = |generator: &mut dyn Generator| {
+        let mut told = Vec::new();
+        let see = &mut |e: &Event<'_>| {
+            if let Event::Scored { step, texts, answers, .. } = *e {
+                assert_eq!(answers.len(), if step == 0 { 0 } else { texts.len() });
+                told.extend(texts.iter().cloned().zip(answers.iter().copied()));
+            }
+            ControlFlow::Continue(())
+        };
+        let config = Config { steps: 1, propose: 9, asks: 2, ..Config::default() };
+        Optimizer::new(config).run(&texts(&["x"]), generator, &mut Closure(|_: &str| 0.5), see).unwrap();
+        told
+    };
+    let answers = || Answers(vec![vec!["a", "x"], vec![], vec!["a", "b", "c"]]);
+    let told = |all: &[(&str, usize)]| all.iter().map(|&(t, n)| (t.to_owned(), n)).collect::<Vec<_>>();
+    // Repeats and empty answers leave gaps and no mistakes.
+    let seven = told(&[("a", 1), ("b", 3), ("c", 3), ("a again", 4), ("x again", 4), ("b again", 6), ("c again", 6)]);
+    assert_eq!(of(&mut answers()), seven);
+    // An answer that was kept whole still tells of its parts, as when a run is taken up.
+    let mut kept = Closure(|request: &Request<'_>| answers().propose(request).unwrap());
+    assert_eq!(of(&mut kept), seven);
+    let mut one = Closure(|r: &Request<'_>| Proposals { texts: vec![r.count.to_string()], ..Proposals::default() });
+    assert_eq!(of(&mut one), told(&[("9", 1), ("8", 2)]));
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn run_scene<S: Subject>(
     let mut all: Vec<Candidate> = Vec::new();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let run = session.run(&media, Some(&mut between), &mut |event| {
-        if let &Event::Scored { step, texts, scores } = event {
+        if let &Event::Scored { step, texts, scores, .. } = event {
             let candidate = |(text, &score): (&String, &f32)| Candidate { text: text.clone(), score, step };
             all.extend(texts.iter().zip(scores).map(candidate));
         }

@@ -283,6 +283,6 @@ impl Call {
             reused_tokens: reused.min(tokens.prompt_tokens),
             generated_tokens: tokens.completion_tokens,
         };
-        Ok(Proposals { texts: parsed.texts, unusable: parsed.unusable, usage })
+        Ok(Proposals { texts: parsed.texts, unusable: parsed.unusable, usage, ..Proposals::default() })
     }
 }

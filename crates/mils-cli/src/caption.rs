@@ -364,7 +364,7 @@ impl Job<'_> {
         let (Some(site), Some(run)) = (&mut results.report, locked(&self.log).run(number)) else { return Ok(()) };
         let media = match ended {
             Ok(flown) => Ok(&*flown.media),
-            Err(error) => Err(anyhow!("{}", one_line(error))),
+            Err(error) => Err(anyhow::anyhow!("{}", one_line(error))),
         };
         let subject = Subject { media, file: Some(&self.files[number]), modality: run.modality };
         site.add(&run, &subject).map(drop)

@@ -34,6 +34,16 @@ pub struct Taken {
     kind: Option<Kind>,
 }
 
+impl From<Modality> for ModalityChoice {
+    fn from(modality: Modality) -> Self {
+        match modality {
+            Modality::Image => Self::Image,
+            Modality::Video => Self::Video,
+            Modality::Sound => Self::Sound,
+        }
+    }
+}
+
 impl ModalityChoice {
     /// The modality that is asked for; `None`: it is the content's.
     pub fn given(self) -> Option<Modality> {

@@ -62,7 +62,7 @@ impl Generator for Pieces {
         let texts = texts.iter().enumerate().flat_map(|(i, t)| vec![format!(" {t} "); 1 + usize::from(i % 3 == 0)]);
         let unusable = vec![Unusable { text: "Sure!".into(), reason: UnusableReason::Chatter }];
         let usage = Usage { prompt_tokens: 9, reused_tokens: 4, generated_tokens: request.count as u64 };
-        Ok(Proposals { texts: texts.chain([" ".into()]).collect(), unusable, usage })
+        Ok(Proposals { texts: texts.chain([" ".into()]).collect(), unusable, usage, ..Proposals::default() })
     }
 
     fn stream(

@@ -1,6 +1,6 @@
 //! What a report shows of a file: a picture, a video's frames side by side, or the outline of a sound; and a player.
 
-use crate::media::Media;
+use crate::media::{Media, ModalityChoice};
 use crate::trace::RunFacts;
 use anyhow::{Context, Result};
 use base64::Engine;
@@ -253,7 +253,7 @@ pub fn read(file: &Path, modality: Modality) -> Result<Media> {
             windows: 12,
         }),
     };
-    senses.read(file, modality)
+    senses.read(file, ModalityChoice::from(modality).of(file)?)
 }
 
 /// The address of a file from a folder, if they have something in common beside the root: a report that is moved with

@@ -1,7 +1,9 @@
 //! `mils caption`: files in, captions out, whatever happens in between.
 
 use crate::args::{CaptionArgs, Format};
+use crate::choose::{self, Choice};
 use crate::batch::{Batch, Keeper, StepDone};
+use crate::inputs::leading;
 use crate::flight::{Flown, News, Runway};
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::media::{self, Input, Media};
@@ -38,8 +40,13 @@ pub struct StepView {
 /// If the models cannot be loaded, or a report or stdout cannot be written. Files that fail, and a trace that fails
 /// midway, are reported on stderr and in the exit code.
 pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
-    let pack = Pack::find(&args.pack)?;
+    // Questions come first: until then Ctrl-C has nothing to save.
+    let choice = match &args.pack {
+        Some(name) => Choice::Installed(Box::new(Pack::find(name)?)),
+        None => choose::pack(leading(args.modality, &args.files))?,
+    };
     let cancel = on_ctrl_c()?;
+    let Some(pack) = choice.with_models(args.quiet, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
     let display = Display::new(args.quiet, args.verbose);
     let (trace, steps, failed) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
     let (files, batch) = (Vec::new(), Mutex::default());
@@ -163,7 +170,8 @@ impl Job<'_> {
     /// What must be the same for the steps of an earlier run to be of use.
     fn identity(&self, pack: &Pack) -> Value {
         let args = self.args;
-        let generator = args.generator.clone().unwrap_or_else(|| pack.generator_path().display().to_string());
+        let file = || pack.generator_path().map(|path| path.display().to_string()).unwrap_or_default();
+        let generator = args.generator.clone().unwrap_or_else(file);
         json!({
             "pack": pack.name, "generator": generator, "generator_model": args.generator_model, "steps": args.steps,
             "keep": args.keep, "propose": args.propose, "temperature": args.temperature.map(decimal),

@@ -151,7 +151,9 @@ impl Model {
         let not_cached =
             |missing: PathBuf, others: String| ModelError::NotCached { name: name.to_owned(), missing, others };
         let ours = places.home.as_deref().and_then(|home| converted(home, id, revision));
-        let Some(cache) = &places.cache else { return Err(not_cached("~/.cache/huggingface/hub".into(), String::new())) };
+        let Some(cache) = &places.cache else {
+            return Err(not_cached("~/.cache/huggingface/hub".into(), String::new()));
+        };
         let model = cache.join(format!("models--{org}--{repository}"));
         let reference = model.join("refs").join(revision);
         let commit = std::fs::read_to_string(&reference).unwrap_or_default();

@@ -235,9 +235,8 @@ impl Pack {
         if self.prompt.user.is_empty() {
             return Err("`prompt.user` is missing".into());
         }
-        self.sections().try_for_each(|(modality, files)| {
-            self.settings.with(&files.settings).check(&format!("{modality}.loop"))
-        })
+        self.sections()
+            .try_for_each(|(modality, files)| self.settings.with(&files.settings).check(&format!("{modality}.loop")))
     }
 
     /// Looks where the models are: once more, after something was downloaded or removed.

@@ -267,7 +267,11 @@ impl<'de> Deserialize<'de> for ScorerFiles {
                 while let Some(source) = list.next_element()? {
                     sources.push(source);
                 }
-                if sources.is_empty() { Err(A::Error::custom("a list without sources")) } else { Ok(ScorerFiles::Sources(sources)) }
+                if sources.is_empty() {
+                    Err(A::Error::custom("a list without sources"))
+                } else {
+                    Ok(ScorerFiles::Sources(sources))
+                }
             }
         }
         deserializer.deserialize_any(Either)

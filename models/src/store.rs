@@ -135,7 +135,8 @@ impl Store {
         if let Some(made) = self.made(sources) {
             return Some(made).filter(|folder| folder.join(MANIFEST).is_file());
         }
-        let mut folders = sources.iter().flat_map(|s| s.files.iter().map(|file| Some(self.file(s, file)?.parent()?.to_owned())));
+        let mut folders =
+            sources.iter().flat_map(|s| s.files.iter().map(|file| Some(self.file(s, file)?.parent()?.to_owned())));
         // All of one commit lie in one folder.
         let first = folders.next()??;
         folders.all(|folder| folder.as_ref() == Some(&first)).then_some(first)
@@ -216,7 +217,12 @@ fn key(sources: &[Source]) -> String {
             let convert = file.convert.as_ref();
             let (prefix, skips) = convert.map_or(("", false), |c| (&c.prefix, c.skip_objects));
             let sha256 = file.sha256.as_deref().unwrap_or_default();
-            let line = format!("{}\n{revision}\n{}\n{}\n{prefix}\n{skips}\n{sha256}\n", source.place(), file.file, file.name());
+            let line = format!(
+                "{}\n{revision}\n{}\n{}\n{prefix}\n{skips}\n{sha256}\n",
+                source.place(),
+                file.file,
+                file.name()
+            );
             hash.update(line);
         }
     }
@@ -283,7 +289,12 @@ mod tests {
     }
 
     fn put(dir: &Path, repo: &str, file: &str) -> PathBuf {
-        let path = dir.join("hub").join(format!("models--{}", repo.replace('/', "--"))).join("snapshots").join(COMMIT).join(file);
+        let path = dir
+            .join("hub")
+            .join(format!("models--{}", repo.replace('/', "--")))
+            .join("snapshots")
+            .join(COMMIT)
+            .join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, "{}").unwrap();
         path
@@ -336,7 +347,11 @@ mod tests {
         Manifest { version: 1, parts: vec![part("org/name", "a")] }.write(&folder).unwrap();
         assert_eq!(super::converted(store.home(), "org/name", COMMIT), Some(folder.clone()));
         assert_eq!(super::converted(store.home(), "org/name", "main"), None);
-        for text in ["{", r#"{"version":2,"parts":[]}"#, r#"{"version":1,"parts":[{"name":"../a","size":1,"sha256":"","from":"","revision":null,"file":""}]}"#] {
+        for text in [
+            "{",
+            r#"{"version":2,"parts":[]}"#,
+            r#"{"version":1,"parts":[{"name":"../a","size":1,"sha256":"","from":"","revision":null,"file":""}]}"#,
+        ] {
             fs::write(folder.join(MANIFEST), text).unwrap();
             let error = Manifest::read(&folder).unwrap_err().to_string();
             assert!(error.contains(MANIFEST) && !error.contains('\n'), "{error}");
@@ -364,7 +379,9 @@ mod tests {
 
     #[test]
     fn ids_are_taken_apart_and_lead_nowhere_else() {
-        let id = |repo: &str, revision: &str, file: Option<&str>| Some((repo.into(), revision.into(), file.map(String::from)));
+        let id = |repo: &str, revision: &str, file: Option<&str>| {
+            Some((repo.into(), revision.into(), file.map(String::from)))
+        };
         assert_eq!(parse_id("org/name"), id("org/name", "main", None));
         assert_eq!(parse_id("org/name@v1"), id("org/name", "v1", None));
         assert_eq!(parse_id("org/name@v1/a/b.json"), id("org/name", "v1", Some("a/b.json")));

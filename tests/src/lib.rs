@@ -1,11 +1,13 @@
 //! What several of the tests in tests/ and in mils-gpu share: the backends under test, where fixtures lie, and the one
-//! tolerance table. Not a library for others.
+//! tolerance table; and a model hub on this machine. Not a library for others.
 //!
 //! ```
 //! use mils_tests::tolerance;
 //! assert!(tolerance::FILE_COSINE < tolerance::COSINE);
 //! ```
 #![allow(clippy::panic, reason = "a test that lacks its device must fail")]
+
+pub mod hub_server;
 
 use mils_cpu::Cpu;
 use mils_encoder::Embeddings;

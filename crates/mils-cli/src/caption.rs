@@ -1,10 +1,10 @@
 //! `mils caption`: files in, captions out, whatever happens in between.
 
 use crate::args::{CaptionArgs, Format};
-use crate::choose::{self, Choice};
 use crate::batch::{Batch, Keeper, StepDone};
-use crate::inputs::leading;
+use crate::choose::{self, Choice};
 use crate::flight::{Flown, News, Runway};
+use crate::inputs::leading;
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::media::{self, Input, Media};
 use crate::report::{self, FileReport, Report};

@@ -131,7 +131,9 @@ mod tests {
     fn remote(dir: &Path, name: &str, more: &str, terms: &str) -> Pack {
         let file = dir.join(format!("{name}.toml"));
         let source = format!("{{ repo = 'org/{name}', file = 'g.gguf', size = 5 {terms} }}");
-        let text = format!("name = '{name}'\n{more}\n[generator]\nsource = {source}\n[image]\nscorer = {source}\ninitial = 'i'\n[prompt]\nuser = 'u'\n");
+        let text = format!(
+            "name = '{name}'\n{more}\n[generator]\nsource = {source}\n[image]\nscorer = {source}\ninitial = 'i'\n[prompt]\nuser = 'u'\n"
+        );
         fs::write(&file, text).unwrap();
         Pack::read(&file, &store(dir)).unwrap()
     }

@@ -71,14 +71,16 @@ impl World {
         let (server, dir) = (HubServer::start(), tempfile::tempdir().unwrap());
         let pack = demo().join("pack");
         let clip = ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"];
-        let clip: Vec<(&str, Vec<u8>)> = clip.iter().map(|f| (*f, fs::read(pack.join("clip").join(f)).unwrap())).collect();
+        let clip: Vec<(&str, Vec<u8>)> =
+            clip.iter().map(|f| (*f, fs::read(pack.join("clip").join(f)).unwrap())).collect();
         let kind = |name: &str| if name.ends_with(".json") { Kind::Small } else { Kind::Large };
         let clip: Vec<(&str, &[u8], Kind)> = clip.iter().map(|(name, bytes)| (*name, &bytes[..], kind(name))).collect();
         server.commit("tiny/clip", &clip);
         let gguf = fs::read(pack.join("generator.gguf")).unwrap();
         server.commit("tiny/llm", &[("README.md", b"# Tiny", Kind::Small), ("generator.gguf", &gguf, Kind::Large)]);
         let pth = checkpoint("training.pth");
-        server.commit("tiny/pickle", &[("config.json", b"{}", Kind::Small), ("weights/training.pth", &pth, Kind::Large)]);
+        server
+            .commit("tiny/pickle", &[("config.json", b"{}", Kind::Small), ("weights/training.pth", &pth, Kind::Large)]);
         let packs = dir.path().join("packs");
         fs::create_dir(&packs).unwrap();
         fs::write(packs.join("tiny.toml"), TINY).unwrap();
@@ -89,7 +91,9 @@ impl World {
     /// The command, where nothing is installed but here.
     fn mils(&self) -> Command {
         let mut command = mils();
-        for variable in ["MILS_PACK", "HF_HOME", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"] {
+        for variable in
+            ["MILS_PACK", "HF_HOME", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"]
+        {
             command.env_remove(variable);
         }
         for (name, value) in self.variables() {
@@ -163,7 +167,11 @@ fn a_pack_is_fetched_used_verified_and_removed() {
     let says = ["no model pack is installed", "run `mils models get ", "`--pack demo` is bundled and works now"];
     fails(&mut caption(&[]), 1, &says);
     fails(&mut caption(&["--pack", "tiny"]), 1, &["`tiny` is not installed; run `mils models get tiny`"]);
-    fails(world.mils().args(["embed", "--model", "tiny", "--text", "a"]), 1, &["mils models get tiny --modality image"]);
+    fails(
+        world.mils().args(["embed", "--model", "tiny", "--text", "a"]),
+        1,
+        &["mils models get tiny --modality image"],
+    );
     fails(&mut world.models(&["verify"]), 1, &["nothing is installed"]);
     fails(&mut world.models(&["path", "tiny"]), 1, &["`tiny` is not installed"]);
 
@@ -185,7 +193,11 @@ fn a_pack_is_fetched_used_verified_and_removed() {
     }
     let sound = demo().join("samples/8-rooster.ogg");
     let mut command = world.mils();
-    fails(command.arg("caption").arg(&sound), 1, &["not installed for sounds; run `mils models get tiny --modality sound`"]);
+    fails(
+        command.arg("caption").arg(&sound),
+        1,
+        &["not installed for sounds; run `mils models get tiny --modality sound`"],
+    );
     let path = world.prints(&["path", "tiny"]);
     let lines: Vec<&str> = path.lines().collect();
     assert!(lines.len() == 2 && lines[0].starts_with("generator\t") && lines[1].starts_with("image\t"), "{path}");
@@ -273,7 +285,10 @@ fn terms_are_agreed_to_and_pickles_converted() {
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(tensors.tensor("inner.0.weight").unwrap().shape(), [2, 3]);
     assert_eq!(fs::read(folder.join("config.json")).unwrap(), b"{}");
-    assert_eq!(world.prints(&["path", "tiny", "--modality", "sound"]).lines().last().unwrap(), format!("sound\t{}", folder.display()));
+    assert_eq!(
+        world.prints(&["path", "tiny", "--modality", "sound"]).lines().last().unwrap(),
+        format!("sound\t{}", folder.display())
+    );
 
     // What it was made of is not needed any more; what was made is verified too.
     assert_eq!(world.json(&["verify", "tiny"])["good"], true);
@@ -304,7 +319,8 @@ fn what_is_not_on_the_hub_is_the_users_to_fetch() {
     world.pack("tiny", &|text| format!("{}{scorer}{}", &text[..begin], &text[end..]));
     let get = ["get", "tiny", "--modality", "sound", "--yes"];
     let place = world.dir.path().join("home/files/training.pth");
-    let says = ["training.pth is not on the hub: download https://example.com/training.pth to", place.to_str().unwrap()];
+    let says =
+        ["training.pth is not on the hub: download https://example.com/training.pth to", place.to_str().unwrap()];
     fails(&mut world.models(&get), 1, &says);
     fs::write(&place, checkpoint("training.pth")).unwrap();
     assert_eq!(world.prints(&get).trim(), "tiny: ready for sounds");
@@ -326,7 +342,10 @@ fn repositories_are_fetched_by_name() {
     fails(&mut world.models(&["path", "tiny/llm/none"]), 1, &["mils models get tiny/llm/none"]);
 
     // What is a pickle alone is made safetensors of, and goes by the same name.
-    world.server.commit("tiny/old", &[("config.json", b"{}", Kind::Small), ("pytorch_model.bin", &checkpoint("old.pth"), Kind::Large)]);
+    world.server.commit(
+        "tiny/old",
+        &[("config.json", b"{}", Kind::Small), ("pytorch_model.bin", &checkpoint("old.pth"), Kind::Large)],
+    );
     let folder = world.prints(&["get", "tiny/old"]);
     assert!(folder.trim().starts_with(world.dir.path().join("home").to_str().unwrap()), "{folder}");
     assert_eq!(world.prints(&["path", "tiny/old"]), folder);

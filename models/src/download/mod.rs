@@ -1,11 +1,57 @@
 //! Files of model hub repositories, fetched into the hub cache that is shared with Python's `huggingface_hub`.
+//!
+//! A file is asked for by repository, revision and path ([`Remote`]). [`Hub::get`] fetches what is not there, several
+//! files at a time:
+//!
+//! - All files of a repository at one revision are taken of one commit. A branch is taken at the commit that it was at
+//!   first: that, and the SHA-256 of every file, are recorded in `mils-lock.json` beside the repository's files, and what
+//!   is fetched later must agree ([`GetOptions::update`] moves on).
+//! - Before a file has its name it is whole, and has the hash that the hub, the record and the caller say. What is there
+//!   when a process is killed, a connection breaks or a server stalls is taken up.
+//! - The disk's free space is checked before anything is fetched.
+//! - A file is fetched by one process at a time; others wait for it.
+//! - The token goes to the hub alone, and no name that a server says leads out of the cache.
+//!
+//! The variables `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`, `HF_TOKEN`, `HF_TOKEN_PATH` and
+//! `HF_HUB_DOWNLOAD_TIMEOUT` mean what they mean in Python ([`Hub::from_env`]).
+//!
+//! ```
+//! use mils_models::download::{GetOptions, Hub, Remote, Unwatched};
+//!
+//! let cache = tempfile::tempdir().unwrap();
+//! let hub = Hub::new("https://huggingface.co", cache.path()).unwrap().offline(true);
+//! let file = Remote::new("org/name", "main", "config.json");
+//! assert_eq!(hub.cached(&file), None);
+//! let error = hub.get(&[file], &GetOptions::default(), &Unwatched).unwrap_err();
+//! assert!(error.to_string().contains("HF_HUB_OFFLINE"));
+//! ```
+//!
+//! It is written on `ureq`, since the hub's own crate (hf-hub 1.0) takes up nothing that broke off, compares no
+//! hash with what it fetched, does not look at the disk, and brings an asynchronous runtime.
+//!
+//! References: `huggingface_hub`'s guide "Understand caching" and its `file_download.py`.
 
+mod cache;
+mod environment;
 mod error;
+mod fetch;
+mod get;
+mod hash;
+mod keep;
+mod line;
+mod names;
+mod part;
+mod record;
+mod tree;
 
 pub use error::DownloadError;
 
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use url::Url;
 
 /// A file of a repository on the hub.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
@@ -41,7 +87,7 @@ pub struct RemoteFile {
 pub struct GetOptions {
     /// Files that are fetched at a time.
     pub parallel: usize,
-    /// Ask the hub what a branch is at now, and forget what it was at before.
+    /// Ask the hub what a branch or tag is at now, and forget what it was at before.
     pub update: bool,
 }
 
@@ -82,7 +128,7 @@ pub enum Against {
 
 /// What follows a download. Called from several threads.
 pub trait Watch: Sync {
-    /// A file is begun; `have` of its `total` bytes were there already.
+    /// A file is begun; `have` of its `total` bytes were there already. Told again where it is begun anew.
     fn began(&self, file: &Remote, total: Option<u64>, have: u64);
     /// So many bytes more of it are there.
     fn got(&self, file: &Remote, bytes: u64);
@@ -108,12 +154,20 @@ impl Watch for Unwatched {
     }
 }
 
+/// How much room a folder's disk has, in bytes.
+pub type FreeSpace = Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
+
 /// The hub, and the cache of what was fetched from it.
+#[derive(Clone)]
 pub struct Hub {
-    endpoint: String,
+    endpoint: Url,
     cache: PathBuf,
     token: Option<String>,
     offline: bool,
+    attempts: usize,
+    pause: Duration,
+    stall: Duration,
+    free_space: FreeSpace,
 }
 
 impl Hub {
@@ -122,19 +176,33 @@ impl Hub {
     /// # Errors
     /// If a variable makes no sense, or there is no folder for the cache.
     pub fn from_env() -> Result<Self, DownloadError> {
-        let cache = crate::hub_cache().ok_or(DownloadError::NoCache)?;
-        Self::new("https://huggingface.co", &cache)
+        let (home, cache) = (std::env::home_dir(), crate::hub_cache());
+        environment::hub(&|name| std::env::var_os(name), home.as_deref(), cache.as_deref())
     }
 
-    /// A hub of this address, with a cache of its own.
+    /// A hub of this address, with its cache in this folder, which is made when it is needed.
     ///
     /// # Errors
-    /// If the address is none.
+    /// If the address is none of `http` or `https`.
     pub fn new(endpoint: &str, cache: &Path) -> Result<Self, DownloadError> {
-        Ok(Self { endpoint: endpoint.to_owned(), cache: cache.to_owned(), token: None, offline: false })
+        let url = Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let endpoint = url.ok_or_else(|| DownloadError::Setting {
+            setting: "the hub's address".into(),
+            problem: format!("is `{}`; expected one as https://huggingface.co", names::one_line(endpoint)),
+        })?;
+        Ok(Self {
+            endpoint,
+            cache: cache.to_owned(),
+            token: None,
+            offline: false,
+            attempts: 5,
+            pause: Duration::from_secs(1),
+            stall: Duration::from_secs(15),
+            free_space: Arc::new(|folder| fs4::available_space(folder)),
+        })
     }
 
-    /// Sent to the hub, and to no other host.
+    /// Sent to the hub, and to no other host. Never shown.
     #[must_use]
     pub fn token(mut self, token: Option<&str>) -> Self {
         self.token = token.map(str::to_owned);
@@ -148,6 +216,28 @@ impl Hub {
         self
     }
 
+    /// How long a server may be silent before it is asked again.
+    #[must_use]
+    pub fn stall(mut self, stall: Duration) -> Self {
+        self.stall = stall;
+        self
+    }
+
+    /// How often something is attempted without getting further, and the first pause in between. Each further one is twice
+    /// as long; what a server asks for comes first.
+    #[must_use]
+    pub fn attempts(mut self, attempts: usize, pause: Duration) -> Self {
+        (self.attempts, self.pause) = (attempts.max(1), pause);
+        self
+    }
+
+    /// How much room there is, where the file system does not know: a quota, or a test.
+    #[must_use]
+    pub fn free_space(mut self, free_space: FreeSpace) -> Self {
+        self.free_space = free_space;
+        self
+    }
+
     /// The cache's folder.
     pub fn cache(&self) -> &Path {
         &self.cache
@@ -158,48 +248,107 @@ impl Hub {
         self.offline
     }
 
-    /// Where a file is in the cache, if it is there as a whole. Nothing is asked of the network.
-    pub fn cached(&self, _file: &Remote) -> Option<PathBuf> {
-        None
+    /// Where a file is in the cache, if it is there as a whole. Nothing is asked of the network, and nothing is hashed: a
+    /// file in the cache has its name since it was verified.
+    pub fn cached(&self, file: &Remote) -> Option<PathBuf> {
+        let (found, meant) = keep::locate(self, file).ok()??;
+        meant.then_some(found.path)
     }
 
     /// Fetches files, several at a time, and says where they are, in their order. What is in the cache is not fetched
-    /// again, and what was fetched before an error stays.
+    /// again, and what was fetched before an error stays. What others put into the cache is hashed once.
     ///
     /// # Errors
     /// If not all files are there in the end; the error says what to do.
     pub fn get(
         &self,
-        _files: &[Remote],
-        _options: &GetOptions,
-        _watch: &dyn Watch,
+        files: &[Remote],
+        options: &GetOptions,
+        watch: &dyn Watch,
     ) -> Result<Vec<PathBuf>, DownloadError> {
-        Err(DownloadError::Cancelled)
+        get::get(self, files, options, watch)
     }
 
     /// Hashes a file in the cache, and compares it with all that is known of it.
     ///
     /// # Errors
     /// If it is not there, or damaged.
-    pub fn verify(&self, _file: &Remote, _watch: &dyn Watch) -> Result<Verified, DownloadError> {
-        Err(DownloadError::Cancelled)
+    pub fn verify(&self, file: &Remote, watch: &dyn Watch) -> Result<Verified, DownloadError> {
+        keep::verify(self, file, watch)
     }
 
-    /// Removes a file from the cache, and says how many bytes that freed. What another snapshot uses stays.
+    /// Removes a file from the cache, with what is recorded of it, and says how many bytes that freed. Contents that
+    /// another snapshot uses stay.
     ///
     /// # Errors
-    /// If it cannot be removed. A file that is not there is none.
-    pub fn remove(&self, _file: &Remote) -> Result<u64, DownloadError> {
-        Err(DownloadError::Cancelled)
+    /// If it cannot be removed. That it is not there is no error.
+    pub fn remove(&self, file: &Remote) -> Result<u64, DownloadError> {
+        keep::remove(self, file)
     }
 
-    /// The files of a repository.
+    /// The files of a repository, in the hub's order.
     ///
     /// # Errors
-    /// As [`Hub::get`].
-    pub fn files(&self, _repo: &str, _revision: &str) -> Result<Vec<RemoteFile>, DownloadError> {
-        let _ = &self.endpoint;
-        let _ = &self.token;
-        Err(DownloadError::Cancelled)
+    /// As [`Hub::get`], and if a file is called by what cannot be a path.
+    pub fn files(&self, repo: &str, revision: &str) -> Result<Vec<RemoteFile>, DownloadError> {
+        tree::files(self, repo, revision)
+    }
+
+    /// # Errors
+    /// If there is no room for so many bytes more.
+    fn check_space(&self, needed: u64) -> Result<(), DownloadError> {
+        // The folder itself may be made later.
+        let Some(folder) = self.cache.ancestors().find(|folder| folder.is_dir()) else { return Ok(()) };
+        match (self.free_space)(folder) {
+            Ok(free) if free < needed => Err(DownloadError::Space { needed, free, folder: self.cache.clone() }),
+            // A disk that does not say is tried.
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Hub {
+    /// Without the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { endpoint, cache, offline, .. } = self;
+        let mut hub = f.debug_struct("Hub");
+        hub.field("endpoint", &endpoint.as_str())
+            .field("cache", cache)
+            .field("offline", offline)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Remote {
+    /// A file of which no more is known.
+    pub fn new(repo: &str, revision: &str, file: &str) -> Self {
+        Self { repo: repo.into(), revision: revision.into(), file: file.into(), size: None, sha256: None }
+    }
+
+    /// Whether it can be asked for: names stay in their folders, and a hash is one.
+    ///
+    /// # Errors
+    /// What cannot be so.
+    pub fn check(&self) -> Result<(), DownloadError> {
+        names::repository(&self.repo)?;
+        names::revision(&self.revision)?;
+        names::file(&self.file)?;
+        match self.sha256.as_ref().filter(|sha256| !names::is_sha256(sha256)) {
+            None => Ok(()),
+            Some(other) => {
+                let what = "SHA-256 (64 hexadecimal digits in lower case)";
+                Err(DownloadError::Name { name: names::one_line(other), what })
+            }
+        }
+    }
+}
+
+/// Bytes for people.
+pub fn size(bytes: u64) -> String {
+    let bytes = bytes as f64;
+    match bytes {
+        0.0..1e6 => format!("{:.1} kB", bytes / 1e3),
+        1e6..1e9 => format!("{:.1} MB", bytes / 1e6),
+        _ => format!("{:.2} GB", bytes / 1e9),
     }
 }

@@ -132,7 +132,8 @@ fn what_is_to_be_downloaded_is_said_with_its_command_and_size() {
     assert_eq!(pack.tasks().len(), 1);
     let error = pack.task(Modality::Sound).unwrap_err();
     assert!(matches!(error, PackError::NotInstalled { of, .. } if of == sound));
-    let says = format!("is not installed for sounds; {} --modality sound` (about 700.0 MB)", command.trim_end_matches('`'));
+    let says =
+        format!("is not installed for sounds; {} --modality sound` (about 700.0 MB)", command.trim_end_matches('`'));
     assert!(error.to_string().contains(&says), "{error}");
     let missing: Vec<&str> = pack.missing(&[Modality::Sound], &store).iter().map(|(_, f)| f.file.as_str()).collect();
     assert_eq!(missing, ["config.json", "m.bin"]);

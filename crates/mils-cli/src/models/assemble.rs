@@ -57,7 +57,9 @@ fn lock(path: &Path, bars: &Bars) -> Result<Option<File>> {
                 std::thread::sleep(GLANCE);
             }
             // Some network disks have no locks. Two processes would make the same.
-            Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => return Ok(Some(file)),
+            Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
+                return Ok(Some(file));
+            }
             Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
         }
     }

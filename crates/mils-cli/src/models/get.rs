@@ -190,7 +190,8 @@ impl Consent {
     /// If it was not given, or nobody can be asked.
     fn of(self, pack: &Pack, sections: &[Modality], store: &Store) -> Result<()> {
         let missing = pack.missing(sections, store);
-        let wanted = pack.sources(sections).into_iter().filter(|source| missing.iter().any(|(s, _)| s.origin == source.origin));
+        let wanted =
+            pack.sources(sections).into_iter().filter(|source| missing.iter().any(|(s, _)| s.origin == source.origin));
         let terms: Vec<String> = wanted
             .filter_map(|source| Some(format!("{} is {}: {}", source.place(), source.licence, source.terms.as_ref()?)))
             .collect();
@@ -228,7 +229,10 @@ pub fn install(
     let done = fetch(&wanted, &scorers, store, update, quiet, cancel)?;
     pack.look_again(store);
     if let (true, Some(missing)) = (done, sections.iter().find(|m| !pack.installed().contains(m))) {
-        bail!("the pack `{}` is not complete for {missing}s, although all was fetched; is another program removing it?", pack.name);
+        bail!(
+            "the pack `{}` is not complete for {missing}s, although all was fetched; is another program removing it?",
+            pack.name
+        );
     }
     Ok(done)
 }
@@ -243,7 +247,9 @@ fn own_files(missing: &[(&Source, &SourceFile)], store: &Store) -> Result<()> {
     let is = if path.exists() { "has not the size that it should have" } else { "is not on the hub" };
     bail!(
         "{} {is}: download {} to {}, then run the same command again (--modality chooses what does without it)",
-        file.file, source.place(), path.display()
+        file.file,
+        source.place(),
+        path.display()
     );
 }
 

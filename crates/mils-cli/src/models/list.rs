@@ -60,8 +60,10 @@ fn text(packs: &[(String, Result<Pack, PackError>)], memory: u64, taken: Option<
     let mut out: Vec<String> = packs.iter().map(paragraph).collect();
     out.push(match taken {
         Some(name) => format!("mils caption without --pack takes {name} for pictures"),
-        None => "mils caption without --pack has none to take: `mils models get` downloads the one that suits this machine"
-            .to_owned(),
+        None => {
+            "mils caption without --pack has none to take: `mils models get` downloads the one that suits this machine"
+                .to_owned()
+        }
     });
     out.join("\n\n")
 }
@@ -117,9 +119,7 @@ fn pack_json(name: &str, found: &Result<Pack, PackError>, memory: u64) -> Value 
     };
     let all = pack.amount(&pack.modalities());
     let sources = pack.sources(&pack.modalities());
-    let source = |source: &&mils_models::Source| {
-        json!({"from": source.place(), "licence": source.licence, "terms": source.terms, "download": source.amount().bytes})
-    };
+    let source = |source: &&mils_models::Source| json!({"from": source.place(), "licence": source.licence, "terms": source.terms, "download": source.amount().bytes});
     json!({
         "name": name, "description": pack.description, "licence": pack.licence, "file": pack.file(),
         "modalities": pack.modalities().iter().map(section).collect::<Vec<_>>(),

@@ -116,7 +116,11 @@ impl From<ModalityName> for Modality {
 enum Target {
     Pack(Box<Pack>),
     /// A repository of the hub at a revision, or one file of it.
-    Hub { repo: String, revision: String, file: Option<String> },
+    Hub {
+        repo: String,
+        revision: String,
+        file: Option<String>,
+    },
 }
 
 impl Target {

@@ -116,18 +116,33 @@ mod tests {
     #[test]
     fn an_encoder_is_its_configuration_its_tokenizer_and_one_set_of_weights() {
         let all = [
-            ".gitattributes", "README.md", "config.json", "flax_model.msgpack", "model.safetensors",
-            "onnx/config.json", "open_clip_config.json", "open_clip_model.safetensors", "preprocessor_config.json",
-            "pytorch_model.bin", "tf_model.h5", "tokenizer.json",
+            ".gitattributes",
+            "README.md",
+            "config.json",
+            "flax_model.msgpack",
+            "model.safetensors",
+            "onnx/config.json",
+            "open_clip_config.json",
+            "open_clip_model.safetensors",
+            "preprocessor_config.json",
+            "pytorch_model.bin",
+            "tf_model.h5",
+            "tokenizer.json",
         ];
-        let whole = ["config.json", "open_clip_config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"];
+        let whole =
+            ["config.json", "open_clip_config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"];
         assert_eq!(chosen(&all).unwrap(), whole);
         let shards = [
-            "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-            "model.safetensors.index.json", "model_fp16.safetensors",
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "model_fp16.safetensors",
         ];
         let expected = [
-            "config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors",
+            "config.json",
+            "model.safetensors.index.json",
+            "model-00001-of-00002.safetensors",
             "model-00002-of-00002.safetensors",
         ];
         assert_eq!(chosen(&shards).unwrap(), expected);

@@ -176,7 +176,9 @@ mod tests {
 
     #[test]
     fn articles_go_by_sound() {
-        for (word, article) in [("owl", "an"), ("uniform", "a"), ("umbrella", "an"), ("hourglass", "an"), ("house", "a")] {
+        for (word, article) in
+            [("owl", "an"), ("uniform", "a"), ("umbrella", "an"), ("hourglass", "an"), ("house", "a")]
+        {
             assert_eq!(article_of(word), article, "{word}");
         }
     }
@@ -192,7 +194,8 @@ mod tests {
             let grammar = Grammar::read(&grammars[grammars.len() - 1..]).unwrap();
             let lines: Vec<&String> = grammar.lists().flat_map(|(_, ways)| ways).collect();
             for (name, _) in grammar.lists().filter(|(name, _)| *name != "text") {
-                let said = |line: &&String| ["<", "<a ", "<an "].iter().any(|open| line.contains(&format!("{open}{name}>")));
+                let said =
+                    |line: &&String| ["<", "<a ", "<an "].iter().any(|open| line.contains(&format!("{open}{name}>")));
                 assert!(lines.iter().any(|line| said(line)), "[{name}] is never said");
             }
         }

@@ -3,6 +3,7 @@
 //! The cache is `huggingface_hub`'s: `models--ORG--NAME/refs/main` holds the hash of a commit, and
 //! `models--ORG--NAME/snapshots/HASH` its files. It is only read here; [`crate::download`] writes it.
 
+use crate::store::{self, converted};
 use crate::{Modality, Pack, PackError};
 use std::path::{Path, PathBuf};
 
@@ -43,19 +44,28 @@ pub enum ModelError {
     },
     /// The cache does not have it.
     #[error(
-        "{name} is neither a folder nor in the hub cache: {} is missing{others}; nothing is downloaded, so fetch it \
-         with `hf download {id}`, or name a checkpoint folder",
+        "{name} is neither a folder nor in the hub cache: {} is missing{others}; fetch it with `mils models get {name}`, \
+         or name a checkpoint folder",
         missing.display()
     )]
     NotCached {
         /// What was asked for.
         name: String,
-        /// Without the revision.
-        id: String,
         /// What was looked for.
         missing: PathBuf,
         /// The revisions that are there, for people.
         others: String,
+    },
+    /// The cache has it, as nothing but a pickle.
+    #[error(
+        "{name} has its weights as {file} alone, which is a program; `mils models get {name}` makes safetensors of it \
+         without running it"
+    )]
+    Unconverted {
+        /// What was asked for.
+        name: String,
+        /// The weights.
+        file: &'static str,
     },
     /// The pack cannot be used.
     #[error(transparent)]
@@ -65,8 +75,19 @@ pub enum ModelError {
 /// What a checkpoint folder has one of.
 const CONFIGURATIONS: [&str; 2] = ["config.json", "open_clip_config.json"];
 
+/// What weights are called that are no safetensors.
+const PICKLES: [&str; 2] = ["pytorch_model.bin", "open_clip_pytorch_model.bin"];
+
 /// What a model can be named by.
 const CHOICES: &str = "name a checkpoint folder, a pack, or an ID in the hub cache (ORG/NAME)";
+
+/// Where models are looked for.
+struct Places {
+    /// The hub cache.
+    cache: Option<PathBuf>,
+    /// See [`store::home`].
+    home: Option<PathBuf>,
+}
 
 impl Model {
     /// Finds a model by what it is called, in this order: a folder (of a checkpoint, or of a pack, whose scorer of the
@@ -75,14 +96,16 @@ impl Model {
     /// # Errors
     /// If nothing goes by this name; the error says where it was looked for.
     pub fn find(name: &str, modality: Modality) -> Result<Self, ModelError> {
-        Self::find_in(name, modality, &crate::search_path(), hub_cache().as_deref())
+        let places = Places { cache: hub_cache(), home: store::home() };
+        Self::find_in(name, modality, &crate::search_path(), &places)
     }
 
-    fn find_in(name: &str, modality: Modality, packs: &[PathBuf], cache: Option<&Path>) -> Result<Self, ModelError> {
+    fn find_in(name: &str, modality: Modality, packs: &[PathBuf], places: &Places) -> Result<Self, ModelError> {
         let given = Path::new(name);
         let bare = !name.contains('/') && !is_path(name);
         if given.join("pack.toml").is_file() {
-            return Ok(Self::scorer(&Pack::read(&given.join("pack.toml"))?, modality)?);
+            let file = given.join("pack.toml");
+            return Ok(Self::scorer(&Pack::open_in(&file.to_string_lossy(), packs)?, modality)?);
         }
         // A folder that only happens to be called as a pack is must not hide it.
         if given.is_dir() && (!bare || CONFIGURATIONS.iter().any(|file| given.join(file).exists())) {
@@ -92,8 +115,8 @@ impl Model {
         match (bare, is_path(name)) {
             _ if given.exists() && !given.is_dir() => no_folder("no folder"),
             (_, true) => no_folder("not there"),
-            (false, _) => Self::cached(name, cache),
-            (true, _) => match Pack::find_in(name, packs) {
+            (false, _) => Self::cached(name, places),
+            (true, _) => match Pack::open_in(name, packs) {
                 Ok(pack) => Ok(Self::scorer(&pack, modality)?),
                 Err(PackError::Unknown { .. } | PackError::File { .. }) if given.is_dir() => Ok(Self::folder(given)),
                 Err(PackError::Unknown { name, known }) => Err(ModelError::Unknown { name, packs: known }),
@@ -109,11 +132,13 @@ impl Model {
     }
 
     fn scorer(pack: &Pack, modality: Modality) -> Result<Self, PackError> {
-        let folder = pack.task(modality)?.scorer;
-        Ok(Self { name: format!("{}/{}", pack.name, Self::folder(&folder).name), folder })
+        let folder = pack.scorer(modality)?;
+        // A folder of the hub cache is called by a hash.
+        let name = pack.scorer_name(modality).unwrap_or_else(|| Self::folder(&folder).name);
+        Ok(Self { name: format!("{}/{name}", pack.name), folder })
     }
 
-    fn cached(name: &str, cache: Option<&Path>) -> Result<Self, ModelError> {
+    fn cached(name: &str, places: &Places) -> Result<Self, ModelError> {
         let no_id = || ModelError::NoId { name: name.to_owned() };
         let (id, revision) = name.split_once('@').unwrap_or((name, "main"));
         let (org, repository) =
@@ -122,27 +147,42 @@ impl Model {
         if !revision.split('/').all(is_part) {
             return Err(no_id());
         }
-        let not_cached = |missing: PathBuf, others: String| ModelError::NotCached {
-            name: name.to_owned(),
-            id: id.to_owned(),
-            missing,
-            others,
+        let found = |folder| Ok(Self { name: name.to_owned(), folder });
+        let not_cached =
+            |missing: PathBuf, others: String| ModelError::NotCached { name: name.to_owned(), missing, others };
+        let ours = places.home.as_deref().and_then(|home| converted(home, id, revision));
+        let Some(cache) = &places.cache else {
+            return Err(not_cached("~/.cache/huggingface/hub".into(), String::new()));
         };
-        let Some(cache) = cache else { return Err(not_cached("~/.cache/huggingface/hub".into(), String::new())) };
         let model = cache.join(format!("models--{org}--{repository}"));
-        if !model.is_dir() {
-            return Err(not_cached(model, String::new()));
-        }
         let reference = model.join("refs").join(revision);
         let commit = std::fs::read_to_string(&reference).unwrap_or_default();
         let commit = Some(commit.trim()).filter(|c| is_part(c)).unwrap_or(revision);
         let folder = model.join("snapshots").join(commit);
+        if has_safetensors(&folder) {
+            return found(folder);
+        }
+        // What was made of it counts for it, also where what it was made of is gone.
+        if let Some(folder) = ours {
+            return found(folder);
+        }
+        if let Some(file) = PICKLES.into_iter().find(|file| folder.join(file).exists()) {
+            return Err(ModelError::Unconverted { name: name.to_owned(), file });
+        }
         if folder.is_dir() {
-            return Ok(Self { name: name.to_owned(), folder });
+            return found(folder);
+        }
+        if !model.is_dir() {
+            return Err(not_cached(model, String::new()));
         }
         let missing = if reference.is_file() { folder } else { reference };
         Err(not_cached(missing, others(&model, id)))
     }
+}
+
+fn has_safetensors(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|e| e.path()).any(|path| path.extension().is_some_and(|e| e == "safetensors"))
 }
 
 /// What can be written after the ID instead, as a part of a sentence.
@@ -216,7 +256,8 @@ mod tests {
     }
 
     fn find(name: &str, cache: &Path) -> Result<Model, ModelError> {
-        Model::find_in(name, Modality::Image, &[], Some(cache))
+        let places = Places { cache: Some(cache.to_owned()), home: Some(cache.join("home")) };
+        Model::find_in(name, Modality::Image, &[], &places)
     }
 
     #[test]
@@ -242,10 +283,11 @@ mod tests {
         ] {
             let error = find(name, dir.path()).unwrap_err().to_string();
             assert!(error.contains(name) || error.contains("damaged"), "{error}");
-            assert!(error.contains("hf download org/") && error.contains("checkpoint folder"), "{error}");
+            assert!(error.contains("mils models get org/") && error.contains("checkpoint folder"), "{error}");
             assert!(error.replace('\\', "/").contains(says) && !error.contains('\n'), "{says:?} is not in {error}");
         }
-        let error = Model::find_in("org/name", Modality::Image, &[], None).unwrap_err();
+        let nowhere = Places { cache: None, home: None };
+        let error = Model::find_in("org/name", Modality::Image, &[], &nowhere).unwrap_err();
         assert!(error.to_string().contains("huggingface/hub is missing"), "{error}");
     }
 
@@ -282,13 +324,42 @@ mod tests {
     fn a_packs_folder_stands_for_its_scorer() {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path();
-        fs::write(at.join("pack.toml"), crate::tests::GOOD).unwrap();
+        fs::write(at.join("pack.toml"), crate::pack::tests::GOOD).unwrap();
         assert!(matches!(find(at.to_str().unwrap(), at), Err(ModelError::Pack(PackError::Incomplete { .. }))));
         fs::create_dir(at.join("clip")).unwrap();
         fs::write(at.join("g.gguf"), "").unwrap();
         fs::write(at.join("i.txt"), "a").unwrap();
         let model = find(at.to_str().unwrap(), at).unwrap();
         assert_eq!((model.name.as_str(), model.folder), ("x/clip", at.join("clip")));
+    }
+
+    #[test]
+    fn what_is_a_pickle_alone_is_used_once_it_was_converted() {
+        use crate::store::{Manifest, Part};
+        let dir = cache();
+        let repository = dir.path().join("models--org--clip-vit.b_32");
+        let snapshot = repository.join("snapshots").join(COMMIT);
+        fs::write(snapshot.join("pytorch_model.bin"), "").unwrap();
+        let find = || find("org/clip-vit.b_32", dir.path());
+        let error = find().unwrap_err().to_string();
+        assert!(error.contains("`mils models get org/clip-vit.b_32` makes safetensors"), "{error}");
+        let made = dir.path().join("home/models/org--clip-vit.b_32/0");
+        fs::create_dir_all(&made).unwrap();
+        let part = Part {
+            name: "model.safetensors".into(),
+            size: 0,
+            sha256: "0".repeat(64),
+            from: "org/clip-vit.b_32".into(),
+            revision: Some("main".into()),
+            file: "pytorch_model.bin".into(),
+        };
+        Manifest { version: 1, parts: vec![part] }.write(&made).unwrap();
+        assert_eq!(find().unwrap().folder, made);
+        // Where there are both, nothing need be converted.
+        fs::write(snapshot.join("model.safetensors"), "").unwrap();
+        assert_eq!(find().unwrap().folder, snapshot);
+        fs::remove_dir_all(repository).unwrap();
+        assert_eq!(find().unwrap().folder, made);
     }
 
     #[test]

@@ -13,6 +13,7 @@ Examples:
   cargo xtask demo                      set up, build, caption the samples, write a report
   cargo xtask test                      set up and run all tests
   cargo xtask test -p mils-optim        tests of one crate
+  cargo xtask download-models small     download a model pack (see `mils models list`)
   cargo xtask conformance               the encoders against transformers and open_clip
   cargo xtask bench quality --scenes 40 caption quality on held-out scenes, with controls
   cargo xtask bench encoders --peers    speed of the encoders beside ONNX Runtime, PyTorch and candle, where they are
@@ -35,6 +36,12 @@ enum Task {
     /// Set up and run all tests; further arguments go to cargo test
     Test {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Build in release, and download a model pack: what `mils models get` does
+    DownloadModels {
+        /// Its name [default: the one that suits this machine]; further arguments go to `mils models get`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PACK")]
         rest: Vec<String>,
     },
     /// Compare the encoders on every backend with what transformers and open_clip computed
@@ -70,6 +77,10 @@ fn main() -> Result<()> {
             }
             cargo(arguments.into_iter().chain(rest.iter().map(String::as_str)))
         }
+        Task::DownloadModels { rest } => {
+            setup::run()?;
+            pass_on(&build("mils")?, ["models", "get"].into_iter().chain(rest.iter().map(String::as_str)))
+        }
         Task::Conformance { model, reference } => conformance(model, reference),
         Task::Lint => {
             setup::run()?;
@@ -85,8 +96,12 @@ fn main() -> Result<()> {
 /// Where the caller stands, so that files it names are where it means them.
 fn bench(rest: &[String]) -> Result<()> {
     setup::run()?;
-    let program = build("mils-bench")?;
-    let status = Process::new(&program).args(rest).status().with_context(|| format!("cannot start {program:?}"))?;
+    pass_on(&build("mils-bench")?, rest.iter().map(String::as_str))
+}
+
+/// Runs one of the workspace's programs, and ends as it ends.
+fn pass_on<'a>(program: &Path, arguments: impl Iterator<Item = &'a str>) -> Result<()> {
+    let status = Process::new(program).args(arguments).status().with_context(|| format!("cannot start {program:?}"))?;
     // It has said what is wrong.
     if !status.success() {
         std::process::exit(status.code().unwrap_or(1));

@@ -202,7 +202,7 @@ fn demo() -> Result<Model> {
     let pack = Pack::find("demo")?;
     let task = pack.task(Modality::Image)?;
     Ok(Model {
-        path: pack.generator_path(),
+        path: pack.generator_path()?,
         system: task.prompt.system.clone(),
         user: task.prompt.user.clone(),
         temperature: task.settings.temperature,

@@ -228,7 +228,7 @@ fn quality(subject: &impl Subject, setup: &Setup) -> Result<Figures> {
 /// The held-out recordings beside the demo pack.
 fn bundled_recordings() -> Result<PathBuf> {
     // `root` is as the pack's file has it, relative to that file.
-    let generator = Pack::find("demo")?.generator_path();
+    let generator = Pack::find("demo")?.generator_path()?;
     let pack = generator.parent().context("the demo pack's generator lies in no folder")?;
     Ok(pack.join("../recordings"))
 }

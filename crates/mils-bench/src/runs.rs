@@ -141,7 +141,7 @@ impl Reference {
             ..LlamaOptions::default()
         };
         let template = PromptTemplate::new(&task.prompt.system, &task.prompt.user)?;
-        let generator = LlamaGenerator::open(&pack.generator_path(), options, template)?;
+        let generator = LlamaGenerator::open(&pack.generator_path()?, options, template)?;
         Ok(Self { encoder, generator, initial: task.initial_texts()?, config, pictures, cost: Cost::default() })
     }
 

@@ -37,20 +37,10 @@ pub enum Command {
     Report(ReportArgs),
     /// List the GPUs, and say which one is used
     Devices(DevicesArgs),
-    /// List the model packs that can be named with --pack and --model
-    #[command(after_help = PACKS_EXAMPLES)]
-    Packs,
-    /// Work with models' files
+    /// List, download, check, convert and remove models
     #[command(subcommand)]
     Models(ModelsCommand),
 }
-
-const PACKS_EXAMPLES: &str = "\
-Examples:
-  mils packs
-  MILS_PACKS=~/packs mils packs      (where packs are looked for first; several folders as in PATH)
-
-One a line: its name and its description, or why it is not usable.";
 
 /// Where and how the encoder runs: of every command that has one.
 #[derive(Clone, Copy, Debug, Args)]
@@ -153,6 +143,10 @@ Examples:
                                               (another language model; a key is read from MILS_API_KEY
                                               or OPENAI_API_KEY)
 
+Without --pack the largest pack is taken that is installed and fits this machine; where none is, a
+download is offered. --pack demo is bundled, and knows nothing but the worlds of its samples. MILS_PACK
+sets a pack for good.
+
 The caption goes to stdout, everything else to stderr. A file that fails does not stop the others: it
 is said, and with --format json and in an output there is {\"file\": …, \"error\": …} of it. It is tried
 again when the same command is.
@@ -190,9 +184,10 @@ pub struct CaptionArgs {
     #[arg(long, value_enum, default_value_t = ModalityChoice::Auto)]
     pub modality: ModalityChoice,
 
-    /// Model pack: a name (see `mils packs`), or a folder with a pack.toml
-    #[arg(long, value_name = "NAME|DIR", default_value = "demo")]
-    pub pack: String,
+    /// Model pack: a name (see `mils models list`), or a folder with a pack.toml [default: the largest that is installed
+    /// and that this machine can run]
+    #[arg(long, value_name = "NAME|DIR", env = "MILS_PACK", value_parser = NonEmptyStringValueParser::new())]
+    pub pack: Option<String>,
 
     /// Most steps; 0 takes the best of the initial set [default: the pack's]
     #[arg(long, value_name = "N", value_parser = number(0..=10_000), allow_negative_numbers = true)]
@@ -315,8 +310,8 @@ A pack has an encoder for each modality: that of the first FILE is taken, withou
 
 In npy and safetensors every row is an input's: where one fails, nothing is written. A file is
 written beside its place and put there at the end. Texts are read as they are needed, however many.
-Nothing is downloaded: an ID is looked up in the hub cache that is shared with Python
-(HF_HUB_CACHE, HF_HOME).
+Nothing is downloaded: an ID is looked up in the hub cache that is shared with Python (HF_HUB_CACHE,
+HF_HOME), into which `mils models get ORG/NAME` fetches it.
 
 Exit codes: 0 done, 1 an input or the model failed, 2 wrong usage, 130 interrupted.";
 
@@ -411,7 +406,7 @@ what the model was trained to make of it:
 
 A file that cannot be read does not stop the others; with --format json it has a line
 {\"file\": …, \"error\": …}. Nothing is downloaded: an ID is looked up in the hub cache that is
-shared with Python (HF_HUB_CACHE, HF_HOME).
+shared with Python (HF_HUB_CACHE, HF_HOME), into which `mils models get ORG/NAME` fetches it.
 
 Exit codes: 0 done, 1 a file or the model failed, 2 wrong usage, 130 interrupted.";
 

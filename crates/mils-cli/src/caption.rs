@@ -4,7 +4,9 @@ mod gather;
 
 use crate::args::{CaptionArgs, Format};
 use crate::batch::{Batch, Keeper, StepDone};
+use crate::choose::{self, Choice};
 use crate::flight::{Flown, News, Runway};
+use crate::inputs::leading;
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::log::Log;
 use crate::media::{self, Input, Media, Taken};
@@ -34,8 +36,13 @@ use std::time::Instant;
 /// If the models cannot be loaded, or a report or stdout cannot be written. Files that fail, and a trace that fails
 /// midway, are reported on stderr and in the exit code.
 pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
-    let pack = Pack::find(&args.pack)?;
+    // Questions come first: until then Ctrl-C has nothing to save.
+    let choice = match &args.pack {
+        Some(name) => Choice::Installed(Box::new(Pack::find(name)?)),
+        None => choose::pack(leading(args.modality, &args.files))?,
+    };
     let cancel = on_ctrl_c()?;
+    let Some(pack) = choice.with_models(args.quiet, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
     let display = Display::new(args.quiet, args.verbose);
     let (log, failed) = (Mutex::default(), AtomicBool::new(false));
     let (files, batch) = (Vec::new(), Mutex::default());
@@ -130,8 +137,7 @@ impl Job<'_> {
         self.log(|log| log.begin(&session));
         let facts = session.facts();
         let tally = Tally::default();
-        let mut results =
-            Results { facts: &facts, report, tally, waiting: BTreeMap::new(), next: 0, printed: Ok(()) };
+        let mut results = Results { facts: &facts, report, tally, waiting: BTreeMap::new(), next: 0, printed: Ok(()) };
         self.caption_all(&mut session, first, &mut results);
         self.display.finish();
         // The trace and the report are wanted even when whoever read the results has seen enough.

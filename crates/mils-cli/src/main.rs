@@ -4,8 +4,6 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use mils_cli::args::{Cli, Command};
 use mils_cli::caption::is_broken_pipe;
-use mils_cli::models::ModelsCommand;
-use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -27,10 +25,9 @@ fn main() -> ExitCode {
             mils_cli::report::run(&args)
         }
         Command::Devices(args) => mils_cli::devices::run(&args),
-        Command::Packs => packs(),
-        Command::Models(ModelsCommand::Convert(args)) => {
-            checked("models convert", args.check());
-            mils_cli::models::convert(&args)
+        Command::Models(command) => {
+            checked(command.name(), command.check());
+            mils_cli::models::run(&command)
         }
     };
     match result {
@@ -52,15 +49,4 @@ fn checked(command: &str, arguments: Result<(), String>) {
     // `models convert` is a subcommand's; the name of none would only print a shorter usage.
     let of = command.split(' ').try_fold(&cli, |of, name| of.find_subcommand(name)).cloned();
     of.unwrap_or(cli).error(ErrorKind::ArgumentConflict, problem).exit();
-}
-
-fn packs() -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
-    for name in mils_models::known() {
-        match mils_models::Pack::find(&name) {
-            Ok(pack) => writeln!(out, "{name}\t{}", pack.description)?,
-            Err(error) => writeln!(out, "{name}\tnot usable: {error}")?,
-        }
-    }
-    Ok(ExitCode::SUCCESS)
 }

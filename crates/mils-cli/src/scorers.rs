@@ -151,10 +151,11 @@ impl Scorers {
             }
         };
         self.unless_cancelled()?;
+        let called = self.pack.scorer_name(task.modality);
         let Loaded { encoder: loaded, licence, .. } = &self.encoders[encoder];
         let mode = Arc::new(Mode {
             modality: task.modality,
-            scorer: format!("{}/{}", self.pack.name, loaded.name()),
+            scorer: format!("{}/{}", self.pack.name, called.as_deref().unwrap_or(loaded.name())),
             config: Config { score_ahead: self.score_ahead, ..config(&task.settings, &self.options) },
             senses: Senses::of(loaded),
             licence: *licence,

@@ -410,7 +410,7 @@ fn open_llama(
         cancel: Arc::clone(&options.cancel),
         ..LlamaOptions::default()
     };
-    let generator = LlamaGenerator::open(&pack.generator_path(), options, template(pack)?)?;
+    let generator = LlamaGenerator::open(&pack.generator_path()?, options, template(pack)?)?;
     let info = generator.info();
     let (name, on, sequences) = (info.name.clone(), info.device.clone(), info.sequences);
     Ok(Writer { generator: AnyGenerator::Llama(generator), name, on, sequences })

@@ -72,7 +72,7 @@ fn results(path: &Path) -> BTreeMap<String, (Option<String>, Option<String>, u64
 
 fn spawn(folder: &Path, generator: &str, out: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
-    command.arg("caption").arg(folder).args(["-r", "--quiet"]).args(SETTINGS).arg("-o").arg(out);
+    command.args(["caption", "--pack", "demo"]).arg(folder).args(["-r", "--quiet"]).args(SETTINGS).arg("-o").arg(out);
     command.args(["--generator", generator, "--generator-model", "same"]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
@@ -127,7 +127,7 @@ fn a_file_that_was_begun_is_taken_up_at_its_last_step() {
     };
     // Killed when there are two steps.
     let mut child = Command::new(env!("CARGO_BIN_EXE_mils"))
-        .arg("caption")
+        .args(["caption", "--pack", "demo"])
         .arg(&samples()[1])
         .args(["--backend", "cpu", "--propose", "16", "--steps", "200", "--quiet", "-o"])
         .arg(&out)

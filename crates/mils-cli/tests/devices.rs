@@ -72,8 +72,6 @@ fn variables_in_force_are_shown() {
 
 #[test]
 fn help_has_examples() {
-    for command in ["devices", "packs"] {
-        assert!(run(mils().args([command, "--help"])).1.contains("Examples:"), "{command}");
-    }
+    assert!(run(mils().args(["devices", "--help"])).1.contains("Examples:"));
     assert_eq!(run(mils().args(["devices", "--format", "xml"])).0, 2);
 }

@@ -254,7 +254,7 @@ fn models_are_found_by_folder_pack_and_id() {
         fails(embed(model).env("HF_HUB_CACHE", hub.path()).args(["--text", "a"]), 1, says);
     };
     let place = hub.path().display().to_string();
-    fails("org/other", &["org/other", &place, "models--org--other", "nothing is downloaded", "checkpoint folder"]);
+    fails("org/other", &["org/other", &place, "models--org--other", "mils models get org/other", "checkpoint folder"]);
     fails("org/tiny-clip@v2", &["v2", "there is: 0123abc, main"]);
     fails("nonsense", &["`nonsense`", "demo", "ORG/NAME"]);
     fails("./nowhere", &["./nowhere is not there"]);

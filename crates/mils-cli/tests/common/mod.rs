@@ -12,7 +12,8 @@ use tiny_http::{Response, Server};
 /// The command, apart from what the user has set.
 pub(crate) fn mils() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
-    command.env("NO_COLOR", "1");
+    // Where a test names none, and whatever is installed.
+    command.env("NO_COLOR", "1").env("MILS_PACK", "demo");
     for variable in ["MILS_PACKS", "WGPU_ADAPTER_NAME", "WGPU_BACKEND"] {
         command.env_remove(variable);
     }

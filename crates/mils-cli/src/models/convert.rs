@@ -1,4 +1,4 @@
-//! `mils models`: what is done with models' files. `convert` makes safetensors of PyTorch's checkpoints.
+//! `mils models convert`: safetensors of PyTorch's checkpoints.
 
 use crate::args::same_file;
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
@@ -6,21 +6,14 @@ use crate::output::{Output, check};
 use crate::progress::Progress;
 use crate::show::tell;
 use anyhow::{Context, Result};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use mils_models::download::size;
 use mils_pth::{Checkpoint, Options, PthError};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
-
-/// The subcommands of `mils models`.
-#[derive(Debug, Subcommand)]
-pub enum ModelsCommand {
-    /// Make safetensors of a PyTorch checkpoint, without running anything that is in it
-    Convert(ConvertArgs),
-}
 
 const CONVERT_EXAMPLES: &str = "\
 Examples:
@@ -89,33 +82,48 @@ impl ConvertArgs {
     }
 }
 
-/// Runs `mils models convert`.
+/// Runs the command.
 ///
 /// # Errors
 /// If the checkpoint is none, is damaged or asks for code, or the result cannot be written.
-pub fn convert(args: &ConvertArgs) -> Result<ExitCode> {
+pub(super) fn run(args: &ConvertArgs) -> Result<ExitCode> {
     let cancel = on_ctrl_c()?;
     let options = Options { prefix: args.prefix.clone(), skip_objects: args.skip_objects };
     let checkpoint = Checkpoint::open(&args.input, &options).map_err(advised)?;
-    check(&args.output).with_context(|| format!("cannot write to {}", args.output.display()))?;
     let progress = Progress::new(args.quiet, None);
     let total = checkpoint.bytes();
-    let mut output = Written(Output::open(Some(&args.output), false)?);
-    let written = checkpoint.write_safetensors(&mut output, &mut |done| {
+    let written = write(&checkpoint, &args.output, &mut |done| {
         progress.say(&format!("{} of {} written", size(done), size(total)));
         if cancel.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     progress.finish();
-    match written {
-        Err(PthError::Stopped) => return Ok(ExitCode::from(INTERRUPTED)),
-        Err(PthError::Write(error)) => {
-            return Err(error).with_context(|| format!("cannot write to {}", args.output.display()));
-        }
+    if !written? {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    report(args, &checkpoint)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a checkpoint as safetensors, whole or not at all. `told` hears how many bytes are written, and may stop it:
+/// then it is `false`.
+///
+/// # Errors
+/// If it cannot be written.
+pub(super) fn write(
+    checkpoint: &Checkpoint,
+    path: &Path,
+    told: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<bool> {
+    let place = || format!("cannot write to {}", path.display());
+    check(path).with_context(place)?;
+    let mut output = Written(Output::open(Some(path), false)?);
+    match checkpoint.write_safetensors(&mut output, told) {
+        Err(PthError::Stopped) => return Ok(false),
+        Err(PthError::Write(error)) => return Err(error).with_context(place),
         other => other?,
     }
     output.0.finish()?;
-    report(args, &checkpoint)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(true)
 }
 
 /// Code that is asked for may be beside the weights.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub enum Fault {
     Whole,
     /// So many bytes at a time, with pauses.
     Slow(usize, Duration),
+    /// Nothing comes after so many bytes of the body, until this is set; then the rest.
+    Held(usize, Arc<AtomicBool>),
 }
 
 /// A request that was made.
@@ -93,12 +95,16 @@ struct Rule {
 struct State {
     repositories: BTreeMap<String, Repository>,
     rules: Vec<Rule>,
-    seen: Vec<Seen>,
+    /// And what was sent of each answer so far.
+    seen: Vec<(Seen, Arc<AtomicUsize>)>,
 }
 
+#[derive(Default)]
 struct Shared {
     port: u16,
     ended: AtomicBool,
+    now: AtomicUsize,
+    most: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -124,7 +130,7 @@ impl HubServer {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("no port: {e}"));
         let port = listener.local_addr().map_or(0, |address| address.port());
-        let shared = Arc::new(Shared { port, ended: AtomicBool::new(false), state: Mutex::default() });
+        let shared = Arc::new(Shared { port, ..Shared::default() });
         let serving = Arc::clone(&shared);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -187,7 +193,14 @@ impl HubServer {
 
     /// What was asked so far.
     pub fn seen(&self) -> Vec<Seen> {
-        self.state().seen.clone()
+        let state = self.state();
+        let seen = |(seen, sent): &(Seen, Arc<AtomicUsize>)| Seen { sent: sent.load(Ordering::SeqCst), ..seen.clone() };
+        state.seen.iter().map(seen).collect()
+    }
+
+    /// How many bodies were on their way at a time, at most.
+    pub fn most_at_a_time(&self) -> usize {
+        self.shared.most.load(Ordering::SeqCst)
     }
 
     /// Forgets what was asked, and what is to go wrong.
@@ -234,7 +247,8 @@ impl Shared {
     fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
         stream.set_read_timeout(Some(SILENCE))?;
         let Some(mut seen) = read_request(&mut stream)? else { return Ok(()) };
-        let (answer, faults, number) = {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let (answer, faults) = {
             let mut state = self.state();
             let answer = state.answer(&seen, self.port);
             let mut faults = Vec::new();
@@ -249,84 +263,93 @@ impl Shared {
                 }
             }
             seen.status = answer.status;
-            state.seen.push(seen.clone());
-            (answer, faults, state.seen.len() - 1)
+            state.seen.push((seen.clone(), Arc::clone(&sent)));
+            (answer, faults)
         };
-        let mut sent = 0;
-        let written = self.write(&mut stream, &seen, answer, &faults, &mut sent);
-        // What is forgotten meanwhile is not there any more.
-        if let Some(seen) = self.state().seen.get_mut(number) {
-            seen.sent = sent;
+        let body = seen.method == "GET";
+        if body {
+            self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        }
+        let written = write(&mut stream, &seen, answer, &faults, &sent);
+        if body {
+            self.now.fetch_sub(1, Ordering::SeqCst);
         }
         written
     }
+}
 
-    fn write(
-        &self,
-        stream: &mut TcpStream,
-        seen: &Seen,
-        mut answer: Answer,
-        faults: &[Fault],
-        sent: &mut usize,
-    ) -> io::Result<()> {
-        let mut body = answer.body[answer.range.clone()].to_vec();
-        let (mut end, mut stalls, mut pace, mut length) = (None, false, None, true);
-        for fault in faults {
-            match fault {
-                Fault::Status(status, headers) => {
-                    answer.status = *status;
-                    answer.headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-                    body = br#"{"error":"a fault"}"#.to_vec();
-                }
-                Fault::Header(name, value) => {
-                    answer.headers.retain(|(n, _)| n != name);
-                    answer.headers.push(((*name).to_owned(), value.clone()));
-                }
-                Fault::Without(name) => answer.headers.retain(|(n, _)| n != name),
-                Fault::Cut(n) => end = Some(*n),
-                Fault::Stall(n) => (end, stalls) = (Some(*n), true),
-                Fault::Flip => {
-                    let middle = body.len() / 2;
-                    body[middle] ^= 1;
-                }
-                Fault::Longer(n) => {
-                    body.extend(vec![b'x'; *n]);
-                    length = false;
-                }
-                Fault::Whole if answer.status == 206 => {
-                    answer.status = 200;
-                    answer.headers.retain(|(name, _)| name != "Content-Range");
-                    body = answer.body.to_vec();
-                }
-                Fault::Whole => {}
-                Fault::Slow(bytes, pause) => pace = Some((*bytes, *pause)),
+/// Writes an answer as it goes wrong.
+fn write(
+    stream: &mut TcpStream,
+    seen: &Seen,
+    mut answer: Answer,
+    faults: &[Fault],
+    sent: &AtomicUsize,
+) -> io::Result<()> {
+    let mut body = answer.body[answer.range.clone()].to_vec();
+    let (mut end, mut stalls, mut pace, mut length, mut held) = (None, false, None, true, None);
+    for fault in faults {
+        match fault {
+            Fault::Status(status, headers) => {
+                answer.status = *status;
+                answer.headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+                body = br#"{"error":"a fault"}"#.to_vec();
+            }
+            Fault::Header(name, value) => {
+                answer.headers.retain(|(n, _)| n != name);
+                answer.headers.push(((*name).to_owned(), value.clone()));
+            }
+            Fault::Without(name) => answer.headers.retain(|(n, _)| n != name),
+            Fault::Cut(n) => end = Some(*n),
+            Fault::Stall(n) => (end, stalls) = (Some(*n), true),
+            Fault::Flip => {
+                let middle = body.len() / 2;
+                body[middle] ^= 1;
+            }
+            Fault::Longer(n) => {
+                body.extend(vec![b'x'; *n]);
+                length = false;
+            }
+            Fault::Whole if answer.status == 206 => {
+                answer.status = 200;
+                answer.headers.retain(|(name, _)| name != "Content-Range");
+                body = answer.body.to_vec();
+            }
+            Fault::Whole => {}
+            Fault::Slow(bytes, pause) => pace = Some((*bytes, *pause)),
+            Fault::Held(bytes, until) => held = Some((*bytes, until)),
+        }
+    }
+    let mut head = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", answer.status);
+    if length {
+        let _ = write!(head, "Content-Length: {}\r\n", body.len());
+    }
+    for (name, value) in &answer.headers {
+        let _ = write!(head, "{name}: {value}\r\n");
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes())?;
+    if seen.method == "HEAD" {
+        return Ok(());
+    }
+    body.truncate(end.unwrap_or(body.len()));
+    let (piece, pause) = pace.unwrap_or((64 << 10, Duration::ZERO));
+    for piece in body.chunks(piece) {
+        if let Some((bytes, until)) = held {
+            while sent.load(Ordering::SeqCst) >= bytes && !until.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
             }
         }
-        let mut head = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", answer.status);
-        if length {
-            let _ = write!(head, "Content-Length: {}\r\n", body.len());
-        }
-        for (name, value) in &answer.headers {
-            let _ = write!(head, "{name}: {value}\r\n");
-        }
-        head.push_str("\r\n");
-        stream.write_all(head.as_bytes())?;
-        if seen.method == "HEAD" {
-            return Ok(());
-        }
-        body.truncate(end.unwrap_or(body.len()));
-        let (piece, pause) = pace.unwrap_or((64 << 10, Duration::ZERO));
-        for piece in body.chunks(piece) {
-            stream.write_all(piece)?;
-            *sent += piece.len();
-            std::thread::sleep(pause);
-        }
-        if stalls {
-            // Until the client hangs up.
-            let _ = stream.read(&mut [0]);
-        }
-        Ok(())
+        // Before it goes: its receiver may look at once.
+        sent.fetch_add(piece.len(), Ordering::SeqCst);
+        stream.write_all(piece)?;
+        std::thread::sleep(pause);
     }
+    if stalls {
+        // Until the client hangs up.
+        let _ = stream.read(&mut [0]);
+    }
+    Ok(())
 }
 
 fn read_request(stream: &mut TcpStream) -> io::Result<Option<Seen>> {

@@ -4,6 +4,7 @@
 
 // The targets' own code; their workspace needs libFuzzer, which this does not.
 #[path = "../../fuzz/src/lib.rs"]
+#[allow(unreachable_pub, reason = "public in their own crate")]
 mod targets;
 
 use std::fs::File;

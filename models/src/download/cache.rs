@@ -179,8 +179,14 @@ impl Repository {
 
 /// A lock of this process, as long as it is held.
 pub(super) struct Lock {
-    /// Closing it unlocks it.
-    _file: Option<File>,
+    file: Option<File>,
+}
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a process that is being started has it for a moment too.
+    fn drop(&mut self) {
+        let _ = self.file.as_ref().map(File::unlock);
+    }
 }
 
 impl Lock {
@@ -215,12 +221,12 @@ impl Lock {
         let file = File::options().create(true).truncate(false).write(true).open(path);
         let file = file.map_err(DownloadError::disk("open", path))?;
         match file.try_lock() {
-            Ok(()) if is_at(&file, path) => Ok(Some(Self { _file: Some(file) })),
+            Ok(()) if is_at(&file, path) => Ok(Some(Self { file: Some(file) })),
             // Whoever had it removed it: the next will lock another file.
             Ok(()) | Err(TryLockError::WouldBlock) => Ok(None),
             // Some network disks have no locks. What two processes write into each other is found by its hash.
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-                Ok(Some(Self { _file: None }))
+                Ok(Some(Self { file: None }))
             }
             Err(TryLockError::Error(error)) => Err(DownloadError::disk("lock", path)(error)),
         }

@@ -112,22 +112,20 @@ pub enum DownloadError {
         problem: String,
     },
     /// The hub has another file than is expected.
-    #[error("{file} of {repo} is not what {who} expects: {what} is {found} on the hub, expected {expected}; {remedy}")]
+    #[error("{file} of {repo} is not what is expected: its {what} is {found} on the hub, and was {expected} {}", expectation(*recorded))]
     Changed {
         /// `ORG/NAME`.
         repo: String,
         /// Which.
         file: String,
-        /// Who expects something else, for people.
-        who: String,
+        /// Whether it was fetched before and was something else then; else the caller gave what it should be.
+        recorded: bool,
         /// What differs.
         what: &'static str,
         /// As the hub has it.
         found: String,
         /// As it should be.
         expected: String,
-        /// What to do.
-        remedy: &'static str,
     },
     /// Bytes do not have the hash that they should have.
     #[error("{} is damaged: its {what} is {found}, expected {expected}; {remedy}", path.display())]
@@ -204,6 +202,14 @@ fn gated(page: &str, token: bool) -> String {
         format!(
             "accept its conditions at {page}, then set HF_TOKEN to a token of your account (or run `hf auth login`)"
         )
+    }
+}
+
+fn expectation(recorded: bool) -> &'static str {
+    if recorded {
+        "when it was fetched before (mils-lock.json); to take what the hub has now, remove the file from the cache first"
+    } else {
+        "for whoever made the pack; see whether there is a newer pack, and do not use the file until you know why"
     }
 }
 

@@ -111,19 +111,19 @@ impl Run<'_> {
         let sha256 = Some(&contents.etag).filter(|etag| names::is_sha256(etag));
         if let Some((given, found)) = wanted.file.size.filter(|given| *given != contents.size).zip(Some(contents.size))
         {
-            return Err(changed(wanted, false, "its size", &found.to_string(), &given.to_string()));
+            return Err(changed(wanted, false, "size", &found.to_string(), &given.to_string()));
         }
         if let (Some(given), Some(found)) = (&wanted.file.sha256, sha256)
             && given != found
         {
-            return Err(changed(wanted, false, "its SHA-256", found, given));
+            return Err(changed(wanted, false, "SHA-256", found, given));
         }
         if let Some(before) = &wanted.before {
             if before.size != contents.size {
-                return Err(changed(wanted, true, "its size", &contents.size.to_string(), &before.size.to_string()));
+                return Err(changed(wanted, true, "size", &contents.size.to_string(), &before.size.to_string()));
             }
             if sha256.is_some_and(|found| *found != before.sha256) {
-                return Err(changed(wanted, true, "its SHA-256", &contents.etag, &before.sha256));
+                return Err(changed(wanted, true, "SHA-256", &contents.etag, &before.sha256));
             }
         }
         Ok(())
@@ -231,7 +231,7 @@ impl Run<'_> {
             if reply.status != 200 {
                 let problem = format!("does not go on from byte {begun}");
                 let error = DownloadError::Network { host: reply.host, problem };
-                return Err(Fault::Again { error, after: None, progressed: false });
+                return Err(Fault::again(error));
             }
         }
         self.read(wanted, contents, part, stretch, reply)
@@ -250,7 +250,7 @@ impl Run<'_> {
         let again = |error, part: &Part, stretch: &mut Stretch| {
             let progressed = part.at() >= stretch.furthest.saturating_add(PROGRESS);
             stretch.furthest = stretch.furthest.max(part.at());
-            Fault::Again { error, after: None, progressed }
+            Fault::Again { error: Box::new(error), after: None, progressed }
         };
         let missing = contents.size - part.at();
         let announced = response.body().content_length();
@@ -294,10 +294,10 @@ impl Run<'_> {
             return Err(DownloadError::Damaged { path, what, found, expected, remedy });
         }
         if let Some(given) = wanted.file.sha256.as_ref().filter(|given| **given != digests.sha256) {
-            return Err(changed(wanted, false, "its SHA-256", &digests.sha256, given));
+            return Err(changed(wanted, false, "SHA-256", &digests.sha256, given));
         }
         if let Some(before) = wanted.before.as_ref().filter(|before| before.sha256 != digests.sha256) {
-            return Err(changed(wanted, true, "its SHA-256", &digests.sha256, &before.sha256));
+            return Err(changed(wanted, true, "SHA-256", &digests.sha256, &before.sha256));
         }
         Ok(())
     }
@@ -341,19 +341,12 @@ fn begins(reply: &Reply, at: u64, size: u64, version: &mut Option<String>) -> bo
 }
 
 fn changed(wanted: &Wanted<'_>, recorded: bool, what: &'static str, found: &str, expected: &str) -> DownloadError {
-    let (who, remedy) = if recorded {
-        let before = "what was fetched before (mils-lock.json)".to_owned();
-        (before, "to take what the hub has now, remove the file from the cache first")
-    } else {
-        ("the pack".to_owned(), "see whether there is a newer pack, and do not use the file until you know why")
-    };
     DownloadError::Changed {
         repo: wanted.file.repo.clone(),
         file: wanted.file.file.clone(),
-        who,
+        recorded,
         what,
         found: found.to_owned(),
         expected: expected.to_owned(),
-        remedy,
     }
 }

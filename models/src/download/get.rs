@@ -317,7 +317,7 @@ fn side_by_side<T: Sync, R: Send>(
     };
     std::thread::scope(|scope| {
         for _ in 0..parallel.clamp(1, things.len().max(1)) {
-            scope.spawn(&worker);
+            scope.spawn(worker);
         }
     });
     if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {

@@ -52,7 +52,7 @@ pub(super) enum Fault {
     /// It may work in a while.
     Again {
         /// What is said if it never does.
-        error: DownloadError,
+        error: Box<DownloadError>,
         /// How long the server asks to wait.
         after: Option<Duration>,
         /// It got further than any attempt before.
@@ -60,6 +60,13 @@ pub(super) enum Fault {
     },
     /// It will not work.
     Never(DownloadError),
+}
+
+impl Fault {
+    /// It may work in a while, as far as is known.
+    pub(super) fn again(error: DownloadError) -> Self {
+        Self::Again { error: Box::new(error), after: None, progressed: false }
+    }
 }
 
 impl From<DownloadError> for Fault {
@@ -207,7 +214,7 @@ impl Line {
         if unreachable && !self.reached.load(Ordering::Relaxed) {
             return Fault::Never(error);
         }
-        Fault::Again { error, after: None, progressed: false }
+        Fault::again(error)
     }
 
     /// What to make of reading that failed in the middle.
@@ -247,7 +254,7 @@ impl Line {
             // An address that the hub gave out for a while.
             (_, 401 | 403) if !hub => {
                 let error = DownloadError::Refused { host: host(url), status, said };
-                return Fault::Again { error, after: None, progressed: false };
+                return Fault::again(error);
             }
             _ => DownloadError::Refused { host: host(url), status, said },
         };
@@ -273,7 +280,7 @@ impl Line {
                 Ok(result) => return Ok(result),
                 Err(_) if stopped() => return Err(DownloadError::Cancelled),
                 Err(Fault::Never(error)) => return Err(error),
-                Err(Fault::Again { error, after, progressed }) => (error, after, progressed),
+                Err(Fault::Again { error, after, progressed }) => (*error, after, progressed),
             };
             if progressed {
                 (failures, pause) = (0, self.pause);
@@ -306,11 +313,7 @@ impl Line {
         let Reply { mut response, host, .. } = self.get(url, None, asked)?;
         let next = next_page(response.headers()).and_then(|next| url.join(&next).ok());
         let body = response.body_mut().with_config().limit(MOST_BYTES).lossy_utf8(true).read_to_string();
-        let body = body.map_err(|error| Fault::Again {
-            error: self.broke_off(&host, &error.into_io()),
-            after: None,
-            progressed: false,
-        })?;
+        let body = body.map_err(|error| Fault::again(self.broke_off(&host, &error.into_io())))?;
         let parsed = serde_json::from_str(&body).map_err(|_| answer(url, "does not answer as a hub does"))?;
         // Another host would be asked with no token, and for nothing that is the hub's to say.
         Ok((parsed, next.filter(|next| self.is_hub(next))))
@@ -370,7 +373,7 @@ fn patience(error: DownloadError, headers: &HeaderMap) -> Fault {
     let after = wait_for(headers, SystemTime::now());
     match after {
         Some(after) if after > MOST_PATIENCE => Fault::Never(error),
-        after => Fault::Again { error, after, progressed: false },
+        after => Fault::Again { error: Box::new(error), after, progressed: false },
     }
 }
 

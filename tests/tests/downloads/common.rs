@@ -13,16 +13,19 @@ use tempfile::TempDir;
 /// The repository of the tests.
 pub const REPO: &str = "org/name";
 
-/// How long a server may be silent in the tests.
-pub const STALL: Duration = Duration::from_millis(400);
+/// How long a server may be silent where a test is about that.
+pub const STALL: Duration = Duration::from_millis(700);
 
 pub fn cache() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// A hub that loses patience quickly.
+/// A hub that is soon asked again, but not for being slow: the machine may be busy.
 pub fn hub(server: &HubServer, dir: &TempDir) -> Hub {
-    Hub::new(&server.endpoint(), dir.path()).unwrap().attempts(4, Duration::from_millis(10)).stall(STALL)
+    Hub::new(&server.endpoint(), dir.path())
+        .unwrap()
+        .attempts(4, Duration::from_millis(10))
+        .stall(Duration::from_secs(20))
 }
 
 pub fn remote(file: &str) -> Remote {

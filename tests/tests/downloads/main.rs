@@ -12,7 +12,7 @@ use mils_models::download::{GetOptions, Remote};
 use mils_tests::hub_server::{Fault, HubServer, Kind, git_hash, sha256};
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[test]
 fn the_cache_is_laid_out_as_python_has_it() {
@@ -116,11 +116,9 @@ fn several_files_come_at_a_time() {
     let files: Vec<_> = names.iter().zip(&contents).map(|(name, bytes)| (*name, &bytes[..], Kind::Small)).collect();
     server.commit(REPO, &files);
     server.fail("GET", "/resolve/", 3, Fault::Slow(1000, Duration::from_millis(100)));
-    let began = Instant::now();
     let wanted = names.map(remote);
     let paths = hub(&server, &dir).get(&wanted, &GetOptions::default(), &Log::default()).unwrap();
-    // One after the other they would take twice that.
-    assert!(began.elapsed() < Duration::from_millis(1300), "{:?}", began.elapsed());
+    assert!(server.most_at_a_time() > 1);
     for (path, bytes) in paths.iter().zip(&contents) {
         assert_eq!(&fs::read(path).unwrap(), bytes);
     }

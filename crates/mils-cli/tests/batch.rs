@@ -286,7 +286,7 @@ fn a_full_disk_is_told_and_leaves_no_half_line() {
     let mils = env!("CARGO_BIN_EXE_mils");
     let mut shell = assert_cmd::Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; ulimit -f 4; exec \"$@\"", "sh", mils, "caption", "-r"]).arg(dir.path());
-    shell.args(["--backend", "cpu", "--steps", "0", "-o"]).arg(&out).env_remove("MILS_PACKS");
+    shell.args(["--pack", "demo", "--backend", "cpu", "--steps", "0", "-o"]).arg(&out).env_remove("MILS_PACKS");
     let (code, _, stderr) = run(&mut shell);
     assert_eq!(code, 1, "{stderr}");
     let told: Vec<&str> = stderr.lines().filter(|line| line.contains("File too large")).collect();

@@ -116,7 +116,10 @@ impl Batch {
         let begun = if overwrite { Ok(Begun::new()) } else { steps_of(&lock, identity, &done) };
         let begun = begun.with_context(|| format!("cannot read {}", at.display()))?;
         let steps = steps_anew(&at, &identity.to_string(), &begun)?;
-        let out = file.finish().and_then(Appender::after).with_context(place)?;
+        let out = file.finish().with_context(place)?;
+        // Others may read it.
+        let _ = out.unlock();
+        let out = Appender::after(out).with_context(place)?;
         let (identity, unwritten) = (identity.to_string(), Vec::new());
         Ok(Self { store, out, steps, _lock: lock, identity, done, begun, unwritten })
     }
@@ -244,9 +247,8 @@ fn lock(at: &Path, output: &Path) -> Result<File> {
 /// Writes the steps' file anew: what is left over from files that are done, or from other settings, goes.
 fn steps_anew(at: &Path, identity: &str, begun: &Begun) -> Result<Appender> {
     let write = || -> Result<Appender> {
+        // It is locked, as [`lock`] has it.
         let mut file = Replacement::begin(at)?;
-        // As [`lock`] has it; nobody else can have this one.
-        let _ = file.try_lock();
         file.write_all(format!("{identity}\n").as_bytes())?;
         for lines in begun.values() {
             file.write_all(lines)?;

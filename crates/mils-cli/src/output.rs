@@ -1,10 +1,11 @@
 //! Files that are there whole or not at all, and streams.
 
 use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
 use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write, stdout};
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
+use tempfile::{Builder, NamedTempFile};
 
 /// A file that is written beside its place and put there at the end.
 pub struct Replacement {
@@ -27,12 +28,7 @@ impl Replacement {
         if before.as_ref().is_some_and(|meta| meta.permissions().readonly()) {
             bail!("it is read-only");
         }
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".mils-");
-        // Temporary files are private; this becomes an ordinary one, as the user's umask has it.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(folder(&target))?;
+        let file = beside(&target)?;
         if let Some(before) = before {
             same_owner(file.as_file(), &before);
             file.as_file().set_permissions(before.permissions())?;
@@ -40,15 +36,7 @@ impl Replacement {
         Ok(Self { file, target })
     }
 
-    /// Locks it as [`File::try_lock`] does, before anybody else can see it.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn try_lock(&self) -> Result<(), TryLockError> {
-        self.file.as_file().try_lock()
-    }
-
-    /// Puts it in its place, and gives it, open to be written on. It is on the disk before it takes the other's place:
+    /// Puts it in its place, and gives it, open to be written on and locked. It is on the disk before it takes the other's place:
     /// after a loss of power there is one of the two.
     ///
     /// # Errors
@@ -73,6 +61,37 @@ impl Seek for Replacement {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.file.seek(to)
     }
+}
+
+/// A file beside another that is to take its place. It has the other's name in its own, so that what a killed process has
+/// left is known and goes; it is locked as long as somebody writes it.
+fn beside(target: &Path) -> io::Result<NamedTempFile> {
+    let folder = folder(target);
+    let make = |path: &Path| {
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true);
+        // Temporary files are private; this becomes an ordinary one, as the user's umask has it.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o666);
+        let file = options.open(path)?;
+        // Not every file system has locks.
+        let _ = file.try_lock();
+        Ok(file)
+    };
+    let mut name = OsString::from(".mils-");
+    name.push(target.file_name().unwrap_or_default());
+    let named = || Builder::new().prefix(&name).rand_bytes(0).make_in(folder, make);
+    let left = folder.join(&name);
+    named()
+        .or_else(|error| if is_left(&left) { std::fs::remove_file(&left).and_then(|()| named()) } else { Err(error) })
+        // Somebody else writes it too, or its name would be too long.
+        .or_else(|_| Builder::new().prefix(".mils-").make_in(folder, make))
+}
+
+/// Whether nobody writes a file any more.
+fn is_left(path: &Path) -> bool {
+    let is_file = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+    is_file && File::open(path).is_ok_and(|file| !matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 /// Only root may give files away; for others it is theirs in any case.
@@ -270,6 +289,26 @@ mod tests {
         null.rewrite(b"head").unwrap();
         null.finish().unwrap();
         assert!(is_stream(Path::new("/dev/null")));
+    }
+
+    #[test]
+    fn what_a_killed_process_has_left_goes_and_what_another_writes_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, left) = (dir.path().join("out"), dir.path().join(".mils-out"));
+        let names = || fs::read_dir(dir.path()).unwrap().count();
+        fs::write(&left, "half").unwrap();
+        replace(&path, ["new"]).unwrap();
+        assert_eq!((fs::read(&path).unwrap(), names()), (b"new".to_vec(), 1));
+        let mut other = Replacement::begin(&path).unwrap();
+        assert!(left.exists());
+        replace(&path, ["newer"]).unwrap();
+        assert_eq!((fs::read(&path).unwrap(), names()), (b"newer".to_vec(), 2));
+        other.write_all(b"newest").unwrap();
+        other.finish().unwrap();
+        assert_eq!((fs::read(&path).unwrap(), names()), (b"newest".to_vec(), 1));
+        let long = dir.path().join("x".repeat(250));
+        replace(&long, ["long"]).unwrap();
+        assert_eq!((fs::read(&long).unwrap(), names()), (b"long".to_vec(), 2));
     }
 
     #[cfg(unix)]

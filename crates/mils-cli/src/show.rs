@@ -181,8 +181,8 @@ fn progress(files: &Files, all: usize) -> String {
     // A pace is worth something after some files.
     if let (Some(since), 3..) = (files.since, files.done) {
         let (each, left) = (since.elapsed() / small(files.done), all.saturating_sub(files.done));
-        parts.push(pace(files.done as u64, since.elapsed().as_secs_f64()));
         parts.push(format!("{:#} left", HumanDuration(each.saturating_mul(small(left)))));
+        parts.push(pace(files.done as u64, since.elapsed().as_secs_f64()));
     }
     if files.failed > 0 {
         parts.push(format!("{} failed", files.failed));
@@ -240,6 +240,6 @@ mod tests {
         files.since = Instant::now().checked_sub(Duration::from_secs(10));
         (files.done, files.failed) = (5, 0);
         let line = progress(&files, 65);
-        assert!(line.starts_with("30.0 a minute · 2m left · x.png") || line.starts_with("29."), "{line}");
+        assert!(line.starts_with("2m left · 30.0 a minute · x.png") || line.contains("29.9 a minute"), "{line}");
     }
 }

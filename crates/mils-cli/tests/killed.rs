@@ -26,7 +26,7 @@ fn files(dir: &Path) -> PathBuf {
     fs::create_dir_all(folder.join("deep/er")).unwrap();
     let pictures: Vec<DynamicImage> = samples().iter().map(|sample| image::open(sample).unwrap()).collect();
     let endings = [("jpg", ImageFormat::Jpeg), ("png", ImageFormat::Png), ("webp", ImageFormat::WebP)];
-    for i in 0..150 {
+    for i in 0..154 {
         let picture = pictures[i % pictures.len()].to_rgb8();
         let picture = match i / pictures.len() % 3 {
             0 => picture,
@@ -38,7 +38,7 @@ fn files(dir: &Path) -> PathBuf {
             [folder.clone(), folder.join("deep"), folder.join("deep/er")][i % 7 % 3].join(format!("{i:03}.{ending}"));
         DynamicImage::ImageRgb8(picture).brighten((i / 15) as i32).to_rgb8().save_with_format(place, format).unwrap();
     }
-    let copy = |from: PathBuf, name: &str| drop(fs::copy(from, folder.join(name)).unwrap());
+    let copy = |from: PathBuf, name: &str| assert!(fs::copy(from, folder.join(name)).is_ok(), "{name}");
     let sample = |name: &str| demo().join("samples").join(name);
     for i in 0..4 {
         copy(sample("6-carrot-and-teapot.mp4"), &format!("deep/film {i}.mp4"));
@@ -132,8 +132,9 @@ fn captioned(out: &Path) -> usize {
         .count()
 }
 
-/// Kills a run at a moment that the dice choose: while models are loaded, or some results later and a little.
-fn kill(dir: &Path, out: &Path, start: Duration, dice: &mut Dice) -> bool {
+/// Kills a run at a moment that the dice choose: while models are loaded, or some results later and a little. The models
+/// take `start`, and a file takes `each`.
+fn kill(dir: &Path, out: &Path, (start, each): (Duration, Duration), dice: &mut Dice) -> bool {
     let mut child = spawn(dir, out);
     let begin = Instant::now();
     let ended = |child: &mut Child| child.try_wait().unwrap().is_some();
@@ -145,7 +146,7 @@ fn kill(dir: &Path, out: &Path, start: Duration, dice: &mut Dice) -> bool {
             assert!(begin.elapsed() < PATIENCE, "it comes no further");
             std::thread::sleep(Duration::from_millis(2));
         }
-        std::thread::sleep(Duration::from_micros(dice.roll(60_000)));
+        std::thread::sleep(each * dice.roll(150) as u32 / 100);
     }
     if ended(&mut child) {
         return false;
@@ -169,6 +170,7 @@ fn two_hundred_files_and_fifty_kills_end_with_what_an_undisturbed_run_has() {
     let start = begin.elapsed();
     assert_eq!(child.wait().unwrap().code(), Some(1), "some files are damaged");
     let undisturbed = begin.elapsed();
+    let times = (start, (undisturbed - start) / 190);
     let expected = results(&whole);
     assert_eq!(expected.len(), 200);
     let failed: BTreeSet<&str> =
@@ -182,7 +184,7 @@ fn two_hundred_files_and_fifty_kills_end_with_what_an_undisturbed_run_has() {
     let (mut kills, mut begun) = (0, 0);
     let mut last = BTreeSet::new();
     while kills < KILLS {
-        assert!(kill(dir.path(), &killed, start, &mut dice), "it ended after {kills} kills: {:?}", captioned(&killed));
+        assert!(kill(dir.path(), &killed, times, &mut dice), "it ended after {kills} kills: {:?}", captioned(&killed));
         kills += 1;
         // What was done stays done.
         let now: BTreeSet<String> = lines(&killed)

@@ -74,11 +74,11 @@ impl Job<'_> {
             return Ok(());
         }
         batch.each(&mut |result| {
-            if let Some(file) = result["file"].as_str().and_then(|name| lacking.remove(name)) {
-                if let Err(error) = self.metadata.add_sidecars(file, result) {
-                    self.complain(&format!("{}: {}", file.display(), one_line(&error)));
-                }
-            }
+            let file = result["file"].as_str().and_then(|name| lacking.remove(name));
+            let Some((file, Err(error))) = file.map(|file| (file, self.metadata.add_sidecars(file, result))) else {
+                return Ok(());
+            };
+            self.complain(&format!("{}: {}", file.display(), one_line(&error)));
             Ok(())
         })
     }

@@ -32,9 +32,12 @@ fn folder() -> tempfile::TempDir {
 const SETTINGS: [&str; 10] =
     ["--backend", "cpu", "--steps", "6", "--propose", "8", "--in-flight", "2", "--sequences", "3"];
 
-/// Results by file, without what depends on the clock: caption, error and steps.
-fn results(path: &Path) -> BTreeMap<String, (Option<String>, Option<String>, u64)> {
-    let all: Vec<(String, (Option<String>, Option<String>, u64))> = match path.extension().unwrap().to_str().unwrap() {
+/// Caption, error and steps: what does not depend on the clock.
+type Told = (Option<String>, Option<String>, u64);
+
+/// Results by file.
+fn results(path: &Path) -> BTreeMap<String, Told> {
+    let all: Vec<(String, Told)> = match path.extension().unwrap().to_str().unwrap() {
         "jsonl" => {
             let of = |line: &str| {
                 let value: Value = serde_json::from_str(line).unwrap();

@@ -73,7 +73,8 @@ fn a_files_content_says_what_it_is_and_which_encoder_scores_it() {
     let of_sound = initial.iter().filter(|r| r["file"].as_str().unwrap().ends_with("sound.mp4"));
     assert_eq!(of_sound.count(), 2, "the sound starts from its own texts");
     let html = fs::read_to_string(&report).unwrap();
-    assert_eq!((html.matches("data:image/jpeg").count(), html.matches("class=\"sound\"").count()), (3, 1));
+    assert_eq!(html.matches("<audio ").count(), 1, "a sound can be heard");
+    assert!(html.matches("data:image/jpeg").count() >= 3, "pictures and frames are seen");
 }
 
 #[test]

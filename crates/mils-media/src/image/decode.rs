@@ -113,6 +113,9 @@ pub fn decode_image_bytes(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImag
     if !ends {
         return Err(DecodeError::Truncated);
     }
+    if format == ImageFormat::Png && !png_palette_fits(bytes) {
+        return Err(damaged(format, "its palette is no list of colours"));
+    }
     let wrong = |e: ImageError| image_error(&e, format);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     // Until the size is known, there is room for metadata and a row.
@@ -203,6 +206,24 @@ fn segment_end(bytes: &[u8], at: usize) -> usize {
 fn webp_ends(bytes: &[u8]) -> bool {
     let length = bytes.get(4..8).map_or(0, |b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
     bytes.len() as u64 + 1 >= length + 8
+}
+
+/// Whether a PNG's palette is of so many bytes as one can be; the decoder (png 0.18.1) panics at others.
+pub(crate) fn palette_fits(length: u64) -> bool {
+    length % 3 == 0 && length <= 3 * 256
+}
+
+/// [`palette_fits`] of all palettes in a PNG.
+fn png_palette_fits(bytes: &[u8]) -> bool {
+    let mut at = 8;
+    while let Some(&[a, b, c, d, ref name @ ..]) = bytes.get(at..at + 8) {
+        let length = u32::from_be_bytes([a, b, c, d]);
+        if name == b"PLTE" && !palette_fits(length.into()) {
+            return false;
+        }
+        at = at.saturating_add(12 + length as usize).min(bytes.len());
+    }
+    true
 }
 
 /// Whether all chunks of a WebP are inside the file.
@@ -413,6 +434,20 @@ mod tests {
         let limits = DecodeLimits { max_bytes: 1000, ..DecodeLimits::default() };
         let error = decode_image(Path::new("/dev/zero"), &limits).unwrap_err();
         assert!(matches!(error, DecodeError::TooLarge { unit: "bytes", limit: 1000, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_palette_of_broken_colours_is_told() {
+        let chunk = |name: &[u8; 4], content: &[u8]| {
+            [&(content.len() as u32).to_be_bytes()[..], name, content, &[0; 4]].concat()
+        };
+        let file =
+            |palette: &[u8]| [b"\x89PNG\r\n\x1A\n", &chunk(b"IHDR", &[0; 13])[..], &chunk(b"PLTE", palette)].concat();
+        assert!(png_palette_fits(&file(&[1, 2, 3])) && png_palette_fits(&file(&[0; 768])));
+        for length in [1, 2, 4, 367, 771] {
+            let error = decode_image_bytes(&file(&vec![0; length]), &DecodeLimits::default()).unwrap_err();
+            assert!(matches!(&error, DecodeError::Damaged { problem, .. } if problem.contains("palette")), "{error}");
+        }
     }
 
     #[test]

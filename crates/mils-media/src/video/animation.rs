@@ -159,7 +159,7 @@ fn gif(from: &mut (impl BufRead + Seek), times: &mut Times) -> Result<Option<()>
 
 /// PNG: chunks, of which `acTL` says that it is an animation and `fcTL` begins each of its frames.
 fn png(reader: &mut Reader, times: &mut Times) -> Result<()> {
-    let (mut at, mut animated, mut ended) = (8, false, false);
+    let (mut at, mut animated, mut ended, mut sound) = (8, false, false, true);
     while times.frames() < MOST_FRAMES && !ended {
         let bytes = reader.at(at, 8 + 26)?;
         let (Some(size), Some(name)) = (crate::kind::big(&bytes, 0, 4), bytes.get(4..8)) else { break };
@@ -172,12 +172,13 @@ fn png(reader: &mut Reader, times: &mut Times) -> Result<()> {
                 let (over, under) = (number(20), number(22));
                 times.push(over * 1000 / if under == 0 { 100 } else { under }, 1);
             }
+            b"PLTE" => sound &= crate::image::decode::palette_fits(size),
             b"IEND" => ended = true,
             _ => {}
         }
         at += 12 + size;
     }
-    times.cut = animated && (!ended || at > reader.length());
+    times.cut = animated && (!ended || !sound || at > reader.length());
     if times.frames() == 0 {
         times.push(0, LEAST_DELAY);
     }

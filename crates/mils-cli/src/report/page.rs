@@ -118,11 +118,15 @@ struct UnusedView {
 
 impl Section {
     /// Of a run.
-    pub fn new(run: &FileRun, exhibit: Exhibit) -> Self {
+    pub fn new(run: &FileRun, mut exhibit: Exhibit) -> Self {
         let (best, steps) = (run.best(), &run.steps);
         let (status, stopped_by) = match &run.ending {
             Ending::Done(facts) => (None, Some(stopped_by(facts.stopped_by))),
-            Ending::Failed(error) => (Some(error.clone()), None),
+            Ending::Failed(error) => {
+                // It is not said twice.
+                exhibit.notes.retain(|note| !note.contains(&**error));
+                (Some(error.clone()), None)
+            }
             Ending::Open => (Some(unfinished(run)), None),
         };
         let first = steps
@@ -210,12 +214,19 @@ fn closest(text: &Text) -> Option<Shown> {
 /// A text in parts, by whether another has their words. Of a text without another nothing is new.
 fn parts(text: &str, other: Option<&str>) -> Vec<Part> {
     let known: Option<HashSet<String>> = other.map(words);
+    let is_new = |word: &str| known.as_ref().is_some_and(|known| words(word).iter().any(|word| !known.contains(word)));
     let mut parts: Vec<Part> = Vec::new();
-    for word in text.split_inclusive(' ') {
-        let new = known.as_ref().is_some_and(|known| words(word).iter().any(|word| !known.contains(word)));
+    for (i, word) in text.split(' ').enumerate() {
+        let new = is_new(word);
+        // A space is marked between two words that are.
+        let space = if i > 0 { " " } else { "" };
         match parts.last_mut() {
-            Some(part) if part.new == new => part.text.push_str(word),
-            _ => parts.push(Part { text: word.to_owned(), new }),
+            Some(part) if part.new == new => part.text.extend([space, word]),
+            Some(part) if !part.new => {
+                part.text += space;
+                parts.push(Part { text: word.to_owned(), new });
+            }
+            _ => parts.push(Part { text: format!("{space}{word}"), new }),
         }
     }
     parts
@@ -361,7 +372,10 @@ fn facts(run: &FileRun) -> Vec<(&'static str, String)> {
             let sampling = &run.facts.sampling;
             let (temperature, top_p) = (run.facts.temperature, sampling.top_p);
             let (sequences, lines) = (sampling.sequences, sampling.lines);
-            format!("temperature {temperature}, top-p {top_p}, {sequences} answers at a time, {lines} texts in each")
+            format!(
+                "temperature {temperature}, top-p {top_p}, {sequences} answers at a time, {lines} {} in each",
+                if lines == 1 { "text" } else { "texts" }
+            )
         }),
     ];
     if let Some(scorer) = &run.scorer {
@@ -414,10 +428,10 @@ mod tests {
         let part = |text: &str, new| Part { text: text.to_owned(), new };
         assert_eq!(
             parts("a big red car, parked", Some("A red  car")),
-            [part("a ", false), part("big ", true), part("red car, ", false), part("parked", true)]
+            [part("a ", false), part("big", true), part(" red car, ", false), part("parked", true)]
         );
         assert_eq!(parts("a car", None), [part("a car", false)]);
-        assert_eq!(parts("", Some("x")), []);
+        assert_eq!(parts("", Some("x")), [part("", false)]);
     }
 
     #[test]

@@ -11,42 +11,42 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// The repository of the tests.
-pub const REPO: &str = "org/name";
+pub(crate) const REPO: &str = "org/name";
 
 /// How long a server may be silent where a test is about that.
-pub const STALL: Duration = Duration::from_millis(700);
+pub(crate) const STALL: Duration = Duration::from_millis(700);
 
-pub fn cache() -> TempDir {
+pub(crate) fn cache() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
 /// A hub that is soon asked again, but not for being slow: the machine may be busy.
-pub fn hub(server: &HubServer, dir: &TempDir) -> Hub {
+pub(crate) fn hub(server: &HubServer, dir: &TempDir) -> Hub {
     Hub::new(&server.endpoint(), dir.path())
         .unwrap()
         .attempts(4, Duration::from_millis(10))
         .stall(Duration::from_secs(20))
 }
 
-pub fn remote(file: &str) -> Remote {
+pub(crate) fn remote(file: &str) -> Remote {
     Remote::new(REPO, "main", file)
 }
 
 /// Bytes without a pattern.
-pub fn noise(length: usize) -> Vec<u8> {
+pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     ChaCha8Rng::seed_from_u64(length as u64).fill_bytes(&mut bytes);
     bytes
 }
 
 /// Where the part of contents lies.
-pub fn part(dir: &Path, etag: &str) -> std::path::PathBuf {
+pub(crate) fn part(dir: &Path, etag: &str) -> std::path::PathBuf {
     dir.join("models--org--name/blobs").join(format!("{etag}.incomplete"))
 }
 
 /// Writes down what it is told.
 #[derive(Default)]
-pub struct Log {
+pub(crate) struct Log {
     told: Mutex<Vec<(&'static str, String, u64)>>,
     pub cancel: AtomicBool,
 }
@@ -56,12 +56,12 @@ impl Log {
         self.told.lock().unwrap().push((what, of.to_owned(), bytes));
     }
 
-    pub fn count(&self, what: &str) -> usize {
+    pub(crate) fn count(&self, what: &str) -> usize {
         self.told.lock().unwrap().iter().filter(|(w, ..)| *w == what).count()
     }
 
     /// Bytes of a file that were there or came since it was last begun.
-    pub fn total(&self, file: &str) -> u64 {
+    pub(crate) fn total(&self, file: &str) -> u64 {
         let told = self.told.lock().unwrap();
         let of = told.iter().filter(|(_, of, _)| of == file);
         of.fold(0, |sum, (what, _, bytes)| match *what {
@@ -71,7 +71,7 @@ impl Log {
         })
     }
 
-    pub fn notes(&self) -> String {
+    pub(crate) fn notes(&self) -> String {
         let told = self.told.lock().unwrap();
         let notes = told.iter().filter(|(what, ..)| *what == "note");
         notes.map(|(_, text, _)| text.as_str()).collect::<Vec<_>>().join("\n")

@@ -247,15 +247,15 @@ pub(crate) fn converted(home: &Path, repo: &str, revision: &str) -> Option<PathB
 
 /// `MILS_HOME`, or where the system has such things; `None` where there is no home either.
 pub fn home() -> Option<PathBuf> {
-    home_by(|name| std::env::var_os(name).map(PathBuf::from), std::env::home_dir(), std::env::consts::OS)
+    home_by(|name| std::env::var_os(name).map(PathBuf::from), std::env::home_dir().as_deref(), std::env::consts::OS)
 }
 
-fn home_by(variable: impl Fn(&str) -> Option<PathBuf>, home: Option<PathBuf>, system: &str) -> Option<PathBuf> {
+fn home_by(variable: impl Fn(&str) -> Option<PathBuf>, home: Option<&Path>, system: &str) -> Option<PathBuf> {
     let set = |name: &str| variable(name).filter(|value| !value.as_os_str().is_empty());
     let caches = || match system {
         "windows" => set("LOCALAPPDATA"),
-        "macos" => home.as_ref().map(|home| home.join("Library/Caches")),
-        _ => set("XDG_CACHE_HOME").or_else(|| home.as_ref().map(|home| home.join(".cache"))),
+        "macos" => home.map(|home| home.join("Library/Caches")),
+        _ => set("XDG_CACHE_HOME").or_else(|| home.map(|home| home.join(".cache"))),
     };
     set("MILS_HOME").or_else(|| Some(caches()?.join("mils")))
 }
@@ -394,7 +394,7 @@ mod tests {
     fn the_folder_is_where_caches_are() {
         let by = |set: &[(&str, &str)], system: &str| {
             let variable = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v));
-            home_by(variable, Some("me".into()), system)
+            home_by(variable, Some(Path::new("me")), system)
         };
         assert_eq!(by(&[("MILS_HOME", "a"), ("XDG_CACHE_HOME", "c")], "linux"), Some("a".into()));
         assert_eq!(by(&[("MILS_HOME", ""), ("XDG_CACHE_HOME", "c")], "linux"), Some("c/mils".into()));

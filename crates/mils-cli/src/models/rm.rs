@@ -98,7 +98,7 @@ pub(super) fn run(args: &RmArgs) -> Result<ExitCode> {
         let why = if stays > 0 { ": other packs use what it has" } else { "" };
         bail!("nothing of {name} is there to be removed{why}");
     }
-    if !args.yes && !(there.cached.is_empty() && there.made.is_empty()) {
+    if !(args.yes || there.cached.is_empty() && there.made.is_empty()) {
         agree(&name, &there, &store)?;
     }
     for remote in there.cached.values() {

@@ -210,7 +210,7 @@ fn webp_ends(bytes: &[u8]) -> bool {
 
 /// Whether a PNG's palette is of so many bytes as one can be; the decoder (png 0.18.1) panics at others.
 pub(crate) fn palette_fits(length: u64) -> bool {
-    length % 3 == 0 && length <= 3 * 256
+    length.is_multiple_of(3) && length <= 3 * 256
 }
 
 /// [`palette_fits`] of all palettes in a PNG.

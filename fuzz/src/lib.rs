@@ -8,8 +8,11 @@ use mils_pth::{Checkpoint, MOST_GROWTH, Options};
 use std::ops::ControlFlow;
 use std::path::Path;
 
+/// What a target does with the bytes that it is given.
+pub type Target = fn(&[u8]);
+
 /// A target by its name, which is its binary's and its corpus's.
-pub const TARGETS: [(&str, fn(&[u8])); 6] =
+pub const TARGETS: [(&str, Target); 6] =
     [("image", image), ("kind", kind), ("pth", pth), ("resample", resample), ("sound", sound), ("video", video)];
 
 /// Pictures in memory.

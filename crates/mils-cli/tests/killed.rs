@@ -63,7 +63,7 @@ fn files(dir: &Path) -> PathBuf {
     }
     fs::write(folder.join("odd, \"name\".png"), &picture).unwrap();
     fs::write(folder.join("secret.png"), &picture).unwrap();
-    fs::set_permissions(folder.join("secret.png"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(folder.join("secret.png"), fs::Permissions::from_mode(0o000)).unwrap();
     let mut list = String::new();
     let mut also = |name: String| list += &format!("{}\n", folder.join(name).display());
     for i in 0..4 {
@@ -180,7 +180,7 @@ fn two_hundred_files_and_fifty_kills_end_with_what_an_undisturbed_run_has() {
     // Of a video that was cut off, what is there may be enough.
     assert!((4..=8).contains(&of("cut")), "{failed:?}");
 
-    let mut dice = Dice(200_50);
+    let mut dice = Dice(20_050);
     let (mut kills, mut begun) = (0, 0);
     let mut last = BTreeSet::new();
     while kills < KILLS {

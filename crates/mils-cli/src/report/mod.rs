@@ -159,7 +159,7 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode> {
         let media = media(&run, file.as_deref());
         let subject = Subject { media: media.as_ref().map_err(copied), file: file.as_deref(), modality: run.modality };
         if let Some(page) = site.add(&run, &subject)? {
-            out.tell(&progress, json!({"path": shown(&page.path), "bytes": page.bytes, "file": run.file}));
+            out.tell(&progress, &json!({"path": shown(&page.path), "bytes": page.bytes, "file": run.file}));
         }
         progress.count(1, "files");
         Ok(go_on(&cancel))
@@ -214,7 +214,7 @@ struct Told {
 
 impl Told {
     /// A file that was written, in JSON.
-    fn tell(&mut self, progress: &Progress, line: Value) {
+    fn tell(&mut self, progress: &Progress, line: &Value) {
         if self.format == ReportFormat::Json {
             self.print(progress, &line.to_string());
         }

@@ -222,17 +222,27 @@ pub fn hub_cache() -> Option<PathBuf> {
 }
 
 fn hub_cache_by(variable: impl Fn(&str) -> Option<PathBuf>, home: Option<&Path>) -> Option<PathBuf> {
+    of_python("HF_HUB_CACHE", "hub", variable, home)
+}
+
+/// Where `huggingface_hub` has what it calls `name`: in the variable `own`, or in its folder by the others.
+pub(crate) fn of_python(
+    own: &str,
+    name: &str,
+    variable: impl Fn(&str) -> Option<PathBuf>,
+    home: Option<&Path>,
+) -> Option<PathBuf> {
     let variable = |name: &str| variable(name).filter(|v| !v.as_os_str().is_empty());
     // Python lets these begin with `~`, also where no shell has seen it.
     let expanded = |path: PathBuf| match (path.strip_prefix("~"), home) {
         (Ok(rest), Some(home)) => home.join(rest),
         _ => path,
     };
-    variable("HF_HUB_CACHE")
-        .or_else(|| variable("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
+    variable(own)
+        .or_else(|| variable("HF_HOME").map(|home| home.join(name)))
+        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("huggingface").join(name)))
         .map(expanded)
-        .or_else(|| Some(home?.join(".cache/huggingface/hub")))
+        .or_else(|| Some(home?.join(".cache/huggingface").join(name)))
 }
 
 #[cfg(test)]

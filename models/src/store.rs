@@ -8,12 +8,11 @@
 //!
 //! HOME is `MILS_HOME`, or `mils` in the user's cache folder. A folder there is whole, or not there.
 
+use crate::download::hash::hexadecimal;
 use crate::download::{DownloadError, Hub, Remote};
 use crate::source::{Origin, Source, SourceFile};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -164,19 +163,6 @@ impl Store {
         Some(self.home.join("models").join(shelf(sources[0].place())).join(key(sources)))
     }
 
-    /// The files of a repository at a revision that are in the cache, and where.
-    pub fn cached_files(&self, repo: &str, revision: &str) -> Vec<(Remote, PathBuf)> {
-        let snapshots = self.hub.cache().join(format!("models--{}", shelf(repo))).join("snapshots");
-        let commits = fs::read_dir(snapshots).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut names = BTreeSet::new();
-        for commit in commits {
-            names.extend(relative_files(&commit, ""));
-        }
-        // Which of the commits is meant is the hub's to tell.
-        let remotes = names.into_iter().map(|name| Remote::new(repo, revision, &name));
-        remotes.filter_map(|remote| Some((remote.clone(), self.hub.cached(&remote)?))).collect()
-    }
-
     /// The folder that was made of a repository alone, at this revision.
     pub fn converted(&self, repo: &str, revision: &str) -> Option<PathBuf> {
         converted(&self.home, repo, revision)
@@ -189,20 +175,6 @@ fn shelf(place: &str) -> String {
         Some((_, address)) => address.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-"),
         None => place.replace('/', "--"),
     }
-}
-
-/// The files below a folder, by their paths in it, with `/`.
-fn relative_files(folder: &Path, before: &str) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut all = Vec::new();
-    for entry in entries {
-        let name = format!("{before}{}", entry.file_name().to_string_lossy());
-        match entry.path().is_dir() {
-            true => all.extend(relative_files(&entry.path(), &format!("{name}/"))),
-            false => all.push(name),
-        }
-    }
-    all
 }
 
 /// What tells these sources from others of the same repository.
@@ -226,11 +198,7 @@ fn key(sources: &[Source]) -> String {
             hash.update(line);
         }
     }
-    hash.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hexadecimal(&hash.finalize()[..8])
 }
 
 /// The folder that was made of a repository alone, at this revision.

@@ -34,8 +34,6 @@ pub(super) struct Repository {
 pub(super) struct Found {
     /// Where it is.
     pub path: PathBuf,
-    /// The commit.
-    pub commit: String,
     /// What its contents are called, where it is a link to them.
     pub blob: Option<String>,
     /// Bytes.
@@ -126,7 +124,7 @@ impl Repository {
         let target = fs::read_link(&path).ok();
         // The first link only: contents may be a link themselves, to a store that several repositories share.
         let blob = target.and_then(|target| Some(target.file_name()?.to_str()?.to_owned()));
-        Some(Found { path, commit: commit.to_owned(), blob, size: held.len() })
+        Some(Found { path, blob, size: held.len() })
     }
 
     pub(super) fn pointer(&self, commit: &str, file: &str) -> PathBuf {
@@ -177,8 +175,8 @@ impl Repository {
     }
 }
 
-/// A lock of this process, as long as it is held.
-pub(super) struct Lock {
+/// A file that is locked by this process, as long as it is held. Where a disk has no locks, it is held all the same.
+pub struct Lock {
     file: Option<File>,
 }
 
@@ -190,11 +188,11 @@ impl Drop for Lock {
 }
 
 impl Lock {
-    /// Waits for a lock. `note` is told if that takes a while.
+    /// Waits for a lock; its file is made where it is not there. `note` is told if that takes a while.
     ///
     /// # Errors
-    /// If it is cancelled meanwhile, or there can be no such file.
-    pub(super) fn wait(path: &Path, stopped: &dyn Fn() -> bool, note: &dyn Fn()) -> Result<Self, DownloadError> {
+    /// [`DownloadError::Cancelled`] if it is `stopped` meanwhile; or if there can be no such file.
+    pub fn wait(path: &Path, stopped: &dyn Fn() -> bool, note: &dyn Fn()) -> Result<Self, DownloadError> {
         let began = Instant::now();
         let mut told = false;
         loop {

@@ -1,6 +1,7 @@
 //! The hub as the environment has it, by the variables that Python's `huggingface_hub` reads.
 
 use super::{DownloadError, Hub};
+use crate::hub::of_python;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,16 +53,7 @@ pub(super) fn hub(
 
 /// Where `hf auth login` puts the token.
 fn token_file(variable: &dyn Fn(&str) -> Option<OsString>, home: Option<&Path>) -> Option<PathBuf> {
-    let variable = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let expanded = |path: PathBuf| match (path.strip_prefix("~"), home) {
-        (Ok(rest), Some(home)) => home.join(rest),
-        _ => path,
-    };
-    variable("HF_TOKEN_PATH")
-        .or_else(|| variable("HF_HOME").map(|home| home.join("token")))
-        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/token")))
-        .map(expanded)
-        .or_else(|| Some(home?.join(".cache/huggingface/token")))
+    of_python("HF_TOKEN_PATH", "token", |name| variable(name).map(PathBuf::from), home)
 }
 
 fn read_token(path: &Path) -> Result<Option<String>, DownloadError> {

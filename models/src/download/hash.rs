@@ -105,7 +105,19 @@ impl Digests {
     }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+/// The size of a file and its SHA-256 in hexadecimal. `each` is told of the bytes that were read.
+///
+/// # Errors
+/// If it cannot be read, or `each` says so.
+pub fn sha256(
+    path: &Path,
+    each: &mut dyn FnMut(u64) -> Result<(), DownloadError>,
+) -> Result<(u64, String), DownloadError> {
+    let (digests, size) = Digests::of(path, false, each)?;
+    Ok((size, digests.sha256))
+}
+
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         // Writing to a string does not fail.

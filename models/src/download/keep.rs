@@ -1,15 +1,26 @@
-//! What is in the cache: verifying it, and removing it.
+//! What is in the cache: finding it, verifying it, and removing it.
 
 use super::cache::{self, Found, Lock, Repository, remove_if_there};
 use super::get::known_commit;
 use super::hash::Digests;
-use super::record::Record;
+use super::record::{Entry, Record};
 use super::{Against, DownloadError, Hub, Remote, Verified, Watch, names};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A file of the cache, and whether it is the one that is meant.
-pub(super) fn locate(hub: &Hub, file: &Remote) -> Result<Option<(Found, bool)>, DownloadError> {
+/// A file of the cache.
+pub(super) struct Located {
+    pub found: Found,
+    /// Whether it is the one that is meant, as far as that can be told without reading it.
+    pub is_meant: bool,
+    /// What the record says of it.
+    entry: Option<Entry>,
+}
+
+/// # Errors
+/// If it cannot be called that, or the record of its repository cannot be read.
+pub(super) fn locate(hub: &Hub, file: &Remote) -> Result<Option<Located>, DownloadError> {
     file.check()?;
     let repository = Repository::new(&hub.cache, &file.repo)?;
     let record = Record::read(&repository)?;
@@ -17,19 +28,31 @@ pub(super) fn locate(hub: &Hub, file: &Remote) -> Result<Option<(Found, bool)>, 
         return Ok(None);
     };
     let entry = record.entry(file).filter(|entry| entry.commit == commit);
-    let found = repository.find(&commit, &file.file);
-    Ok(found.map(|found| {
-        let meant = cache::is_meant(&found, file, entry);
-        (found, meant)
+    Ok(repository.find(&commit, &file.file).map(|found| {
+        let is_meant = cache::is_meant(&found, file, entry);
+        Located { found, is_meant, entry: entry.cloned() }
     }))
+}
+
+/// See [`Hub::cached_files`].
+pub(super) fn cached_files(hub: &Hub, repo: &str, revision: &str) -> Vec<(Remote, PathBuf)> {
+    let Ok(repository) = Repository::new(&hub.cache, repo) else { return Vec::new() };
+    let commits = fs::read_dir(repository.snapshots()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut names = BTreeSet::new();
+    for commit in commits {
+        let inside = files(&commit).into_iter().filter_map(|path| Some(path.strip_prefix(&commit).ok()?.to_owned()));
+        let parts = |path: PathBuf| path.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/");
+        names.extend(inside.map(parts));
+    }
+    // Which of the commits is meant is the record's to tell.
+    let remotes = names.into_iter().map(|name| Remote::new(repo, revision, &name));
+    remotes.filter_map(|remote| Some((remote.clone(), hub.cached(&remote)?))).collect()
 }
 
 /// See [`Hub::verify`].
 pub(super) fn verify(hub: &Hub, file: &Remote, watch: &dyn Watch) -> Result<Verified, DownloadError> {
     let missing = || DownloadError::NotCached { repo: file.repo.clone(), file: file.file.clone() };
-    let (found, _) = locate(hub, file)?.ok_or_else(missing)?;
-    let record = Record::read(&Repository::new(&hub.cache, &file.repo)?)?;
-    let entry = record.entry(file).filter(|entry| entry.commit == found.commit);
+    let Located { found, entry, .. } = locate(hub, file)?.ok_or_else(missing)?;
     watch.began(file, Some(found.size), 0);
     let with_git = found.blob.as_deref().is_some_and(names::is_git);
     let (digests, size) = Digests::of(&found.path, with_git, &mut |bytes| {
@@ -48,7 +71,7 @@ pub(super) fn verify(hub: &Hub, file: &Remote, watch: &dyn Watch) -> Result<Veri
     }
     let expected = [
         (Against::Given, file.sha256.as_deref()),
-        (Against::Record, entry.map(|entry| entry.sha256.as_str())),
+        (Against::Record, entry.as_ref().map(|entry| entry.sha256.as_str())),
         (Against::Name, found.blob.as_deref().filter(|blob| names::is_sha256(blob) || names::is_git(blob))),
     ];
     let mut against = Against::Nothing;

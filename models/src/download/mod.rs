@@ -36,7 +36,7 @@ mod environment;
 mod error;
 mod fetch;
 mod get;
-mod hash;
+pub(crate) mod hash;
 mod keep;
 mod line;
 mod names;
@@ -44,7 +44,9 @@ mod part;
 mod record;
 mod tree;
 
+pub use cache::Lock;
 pub use error::DownloadError;
+pub use hash::sha256;
 
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -251,8 +253,13 @@ impl Hub {
     /// Where a file is in the cache, if it is there as a whole. Nothing is asked of the network, and nothing is hashed: a
     /// file in the cache has its name since it was verified.
     pub fn cached(&self, file: &Remote) -> Option<PathBuf> {
-        let (found, meant) = keep::locate(self, file).ok()??;
-        meant.then_some(found.path)
+        let located = keep::locate(self, file).ok()??;
+        located.is_meant.then_some(located.found.path)
+    }
+
+    /// The files of a repository at a revision that are in the cache, and where, by their names.
+    pub fn cached_files(&self, repo: &str, revision: &str) -> Vec<(Remote, PathBuf)> {
+        keep::cached_files(self, repo, revision)
     }
 
     /// Fetches files, several at a time, and says where they are, in their order. What is in the cache is not fetched

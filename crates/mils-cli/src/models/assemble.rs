@@ -3,18 +3,12 @@
 use super::convert;
 use super::watch::Bars;
 use anyhow::{Context, Result, anyhow};
-use mils_models::download::{Watch, size};
+use mils_models::download::{DownloadError, Lock, Watch, sha256, size};
 use mils_models::{Manifest, Origin, Part, Source, SourceFile, Store};
 use mils_pth::{Checkpoint, Options};
-use sha2::{Digest, Sha256};
-use std::fs::{self, File, TryLockError};
-use std::io::Read;
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// How often a lock that another process has is tried.
-const GLANCE: Duration = Duration::from_millis(100);
 
 /// Puts the folder of these sources together, all of which are there; `None` if that was interrupted, which leaves
 /// nothing. Where the hub cache has one as it is, or there is one already, nothing is done, unless it is to be made `anew`.
@@ -27,7 +21,11 @@ pub(super) fn assemble(sources: &[Source], store: &Store, anew: bool, bars: &Bar
     };
     fs::create_dir_all(shelf).with_context(|| format!("cannot create {}", shelf.display()))?;
     let key = key.to_string_lossy();
-    let Some(_lock) = lock(&shelf.join(format!(".{key}.lock")), bars)? else { return Ok(None) };
+    let lock = shelf.join(format!(".{key}.lock"));
+    let _lock = match Lock::wait(&lock, &|| bars.cancelled(), &|| bars.say("waiting for another process")) {
+        Err(DownloadError::Cancelled) => return Ok(None),
+        lock => lock?,
+    };
     // Another process may have made it meanwhile.
     if !anew && let Some(made) = store.folder(sources) {
         return Ok(Some(made));
@@ -42,27 +40,6 @@ pub(super) fn assemble(sources: &[Source], store: &Store, anew: bool, bars: &Bar
     let moved = remove_folder(&folder).and_then(|()| fs::rename(&unfinished, &folder));
     moved.with_context(|| format!("cannot put {} into its place", folder.display()))?;
     Ok(Some(folder))
-}
-
-/// Waits for a lock, which is held until it is dropped; `None` if that was interrupted.
-fn lock(path: &Path, bars: &Bars) -> Result<Option<File>> {
-    let cannot = || format!("cannot lock {}", path.display());
-    let file = File::options().create(true).truncate(false).write(true).open(path).with_context(cannot)?;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::WouldBlock) if bars.cancelled() => return Ok(None),
-            Err(TryLockError::WouldBlock) => {
-                bars.say("waiting for another process");
-                std::thread::sleep(GLANCE);
-            }
-            // Some network disks have no locks. Two processes would make the same.
-            Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
-                return Ok(Some(file));
-            }
-            Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
-        }
-    }
 }
 
 fn remove_folder(folder: &Path) -> std::io::Result<()> {
@@ -86,7 +63,7 @@ fn fill(folder: &Path, sources: &[Source], store: &Store, bars: &Bars) -> Result
             if !place(&from, &to, file, bars)? {
                 return Ok(false);
             }
-            let Some((size, sha256)) = hash(&to, &mut |bytes| bars.add(bytes), &|| bars.cancelled())? else {
+            let Some((size, sha256)) = hash(&to, bars)? else {
                 return Ok(false);
             };
             let revision = match &source.origin {
@@ -128,27 +105,14 @@ fn size_of(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |held| held.len())
 }
 
-/// The size and the SHA-256 of a file; `None` if it was `stopped`. `told` hears of bytes as they are read.
-pub(super) fn hash(
-    path: &Path,
-    told: &mut dyn FnMut(u64),
-    stopped: &dyn Fn() -> bool,
-) -> Result<Option<(u64, String)>> {
-    let cannot = || format!("cannot read {}", path.display());
-    let mut file = File::open(path).with_context(cannot)?;
-    let (mut hash, mut total, mut piece) = (Sha256::new(), 0, vec![0; 1 << 20]);
-    loop {
-        let n = file.read(&mut piece).with_context(cannot)?;
-        if n == 0 {
-            break;
-        }
-        hash.update(&piece[..n]);
-        total += n as u64;
-        told(n as u64);
-        if stopped() {
-            return Ok(None);
-        }
+/// The size and the SHA-256 of a file; `None` if that was interrupted.
+pub(super) fn hash(path: &Path, bars: &Bars) -> Result<Option<(u64, String)>> {
+    let read = sha256(path, &mut |bytes| {
+        bars.add(bytes);
+        if bars.cancelled() { Err(DownloadError::Cancelled) } else { Ok(()) }
+    });
+    match read {
+        Err(DownloadError::Cancelled) => Ok(None),
+        read => Ok(Some(read?)),
     }
-    let digits = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Some((total, digits)))
 }

@@ -83,7 +83,7 @@ fn of_pack(pack: &Pack, args: &PathArgs) -> Result<String> {
 }
 
 fn file_of(store: &Store, repo: &str, revision: &str, file: &str) -> Result<PathBuf> {
-    let found = store.cached_files(repo, revision).into_iter().find(|(remote, _)| remote.file == file);
+    let found = store.hub().cached_files(repo, revision).into_iter().find(|(remote, _)| remote.file == file);
     let at = if revision == "main" { String::new() } else { format!("@{revision}") };
     let Some((_, path)) = found else {
         bail!("{file} of {repo} is not in the hub cache; `mils models get {repo}{at}/{file}` fetches it");

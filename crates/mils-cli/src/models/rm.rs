@@ -76,7 +76,7 @@ pub(super) fn run(args: &RmArgs) -> Result<ExitCode> {
             (format!("the pack `{}`", pack.name), There::of(&pack, &named, &store), used)
         }
         Target::Hub { repo, revision, file } => {
-            let files = store.cached_files(&repo, &revision).into_iter();
+            let files = store.hub().cached_files(&repo, &revision).into_iter();
             let files = files.filter(|(remote, _)| file.as_ref().is_none_or(|file| *file == remote.file));
             let cached = files.map(|(remote, path)| (path, remote)).collect();
             let made = store.converted(&repo, &revision).filter(|_| file.is_none()).into_iter().collect();

@@ -129,7 +129,7 @@ fn wanted(args: &VerifyArgs, store: &Store) -> Result<Vec<Wanted>> {
             }
         }
         Some(Target::Hub { repo, revision, file }) => {
-            let files = store.cached_files(&repo, &revision);
+            let files = store.hub().cached_files(&repo, &revision);
             let files = files.into_iter().filter(|(remote, _)| file.as_ref().is_none_or(|file| *file == remote.file));
             all.extend(files.map(|(remote, path)| Wanted::Cached(remote, path)));
             all.extend(store.converted(&repo, &revision).map(Wanted::Made));
@@ -213,7 +213,7 @@ fn made(folder: &Path, bars: &Bars) -> Result<Option<Vec<Report>>> {
     for part in manifest.parts {
         let path = folder.join(&part.name);
         bars.say(&part.name);
-        let found = match hash(&path, &mut |bytes| bars.add(bytes), &|| bars.cancelled()) {
+        let found = match hash(&path, bars) {
             Ok(None) => return Ok(None),
             Ok(Some((size, sha256))) if sha256 == part.sha256 => Ok(Found { size, sha256, against: "record" }),
             Ok(Some((_, sha256))) => Err(anyhow!(

@@ -13,6 +13,8 @@ pub(super) struct Bars {
     multi: MultiProgress,
     all: ProgressBar,
     files: Mutex<HashMap<(String, String), ProgressBar>>,
+    /// What was noted last.
+    noted: Mutex<String>,
     quiet: bool,
     cancel: Arc<AtomicBool>,
 }
@@ -25,7 +27,7 @@ impl Bars {
         let all = multi.add(ProgressBar::new(total));
         style(&all, "{spinner:.green} {bytes} of {total_bytes} · {bytes_per_sec} · {eta} left {wide_msg}");
         all.enable_steady_tick(Duration::from_millis(120));
-        Self { multi, all, files: Mutex::default(), quiet, cancel: Arc::clone(cancel) }
+        Self { multi, all, files: Mutex::default(), noted: Mutex::default(), quiet, cancel: Arc::clone(cancel) }
     }
 
     /// What is done now that has no bar of its own.
@@ -98,7 +100,10 @@ impl Watch for Bars {
     }
 
     fn note(&self, text: &str) {
-        if !self.quiet {
+        // Several files that are fetched at a time meet the same trouble.
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.quiet && *noted != text {
+            text.clone_into(&mut noted);
             self.multi.suspend(|| tell(&format!("mils: {text}")));
         }
     }

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context};
-use ring::digest::{SHA256, digest};
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -176,7 +176,7 @@ impl Site {
     fn head(&self, title: &str, sorts: bool) -> Value {
         let script = if sorts { SCRIPT } else { "" };
         let allowed = match sorts {
-            true => format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, script.as_bytes()))),
+            true => format!("'sha256-{}'", STANDARD.encode(Sha256::digest(script.as_bytes()))),
             false => "'none'".into(),
         };
         let policy = format!(
@@ -219,7 +219,7 @@ fn write(path: &Path, parts: &[&str], spool: Option<File>) -> Result<Written> {
         }
     }
     put(last.as_bytes())?;
-    out.finish().map(drop).with_context(place)?;
+    out.finish().with_context(place)?;
     Ok(Written { path: path.to_owned(), bytes })
 }
 

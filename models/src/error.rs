@@ -47,6 +47,14 @@ pub enum PackError {
         /// What it is.
         what: &'static str,
     },
+    /// No such initial set.
+    #[error("{name} is no file, and no initial set that can be named: {known}")]
+    Bank {
+        /// What was asked for.
+        name: String,
+        /// What there is, for people.
+        known: String,
+    },
     /// Its models were not downloaded.
     #[error("the pack `{pack}` is not installed{}; run `{command}` ({amount})", of.map(|m| format!(" for {m}s")).unwrap_or_default())]
     NotInstalled {

@@ -6,19 +6,24 @@ use std::path::{Path, PathBuf};
 /// Where packs are looked for, in order: the folders in `MILS_PACKS`, the user's data folder, beside an installed
 /// program, and the source tree that this was built from.
 pub fn search_path() -> Vec<PathBuf> {
+    folders("MILS_PACKS", "packs")
+}
+
+/// The folders of this name, and before them those that a variable has.
+pub(crate) fn folders(variable: &str, name: &str) -> Vec<PathBuf> {
     let mut path: Vec<PathBuf> = Vec::new();
-    if let Some(own) = std::env::var_os("MILS_PACKS") {
+    if let Some(own) = std::env::var_os(variable) {
         path.extend(std::env::split_paths(&own).filter(|p| !p.as_os_str().is_empty()));
     }
     let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| {
         let home = std::env::home_dir()?;
         Some(if cfg!(windows) { home.join("AppData/Local") } else { home.join(".local/share") })
     });
-    path.extend(data.map(|d| d.join("mils/packs")));
+    path.extend(data.map(|d| d.join("mils").join(name)));
     if let Ok(program) = std::env::current_exe() {
-        path.extend(program.parent().and_then(Path::parent).map(|d| d.join("share/mils/packs")));
+        path.extend(program.parent().and_then(Path::parent).map(|d| d.join("share/mils").join(name)));
     }
-    path.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("packs"));
+    path.push(Path::new(env!("CARGO_MANIFEST_DIR")).join(name));
     path
 }
 

@@ -6,6 +6,8 @@
 //!
 //! [`Model::find`] finds an encoder's checkpoint alone: a folder, a pack's scorer, or a model in the hub cache.
 //!
+//! [`find_bank`] finds an initial set alone, by name or path.
+//!
 //! [`download`] fetches files into that cache; nothing else here asks the network. This crate reads no model, and
 //! converts none: what a pack wants converted is put together by its user, as [`Store::made`] and [`Manifest`] say.
 //!
@@ -21,13 +23,13 @@
 //! ```
 
 mod amount;
-pub mod banks;
 pub mod download;
 mod error;
 mod find;
 mod hub;
 mod modality;
 mod pack;
+mod sets;
 mod settings;
 mod source;
 mod store;
@@ -38,6 +40,7 @@ pub use find::{all, known, search_path};
 pub use hub::{Model, ModelError, hub_cache};
 pub use modality::Modality;
 pub use pack::{GeneratorFiles, ModalityFiles, Pack, Task};
+pub use sets::{find_bank, known_banks, labels_folder};
 pub use settings::{LoopChanges, LoopSettings, PromptChanges, Prompts};
 pub use source::{Conversion, Origin, ScorerFiles, Source, SourceFile};
 pub use store::{Manifest, Part, Store, home, parse_id};

@@ -3,7 +3,7 @@
 use crate::settings::{PromptFile, within};
 use crate::source::{ScorerFiles, Source, SourceFile};
 use crate::store::Store;
-use crate::{Amount, LoopChanges, LoopSettings, Modality, PackError, PromptChanges, Prompts, find};
+use crate::{Amount, LoopChanges, LoopSettings, Modality, PackError, PromptChanges, Prompts, find, find_bank, sets};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ pub struct ModalityFiles {
     /// The encoder's checkpoint. Videos without one are shown to the encoder of pictures.
     #[serde(default)]
     pub scorer: Option<ScorerFiles>,
-    /// The texts to start from, one a line.
+    /// The texts to start from, one a line: a file, or the name of a set that [`crate::find_bank`] finds.
     pub initial: PathBuf,
     /// What differs from the pack's prompts.
     #[serde(default)]
@@ -283,7 +283,7 @@ impl Pack {
         };
         let scorers = self.sections().filter_map(by_path).map(|path| (path, true, "the scorer's folder"));
         let generator = self.generator.path.iter().map(|p| (self.under_root(p), false, "the generator's GGUF file"));
-        let initial = self.sections().map(|(_, f)| (self.under_root(&f.initial), false, "the initial set"));
+        let initial = self.sections().map(|(_, f)| (self.initial(&f.initial), false, "the initial set"));
         for (path, folder, what) in scorers.chain(generator).chain(initial) {
             let there = if folder { path.is_dir() } else { path.is_file() };
             if !there {
@@ -467,10 +467,17 @@ impl Pack {
         Ok(Task {
             modality,
             scorer: scorer.ok_or_else(|| self.not_installed(Some(modality)))?,
-            initial: self.under_root(&files.initial),
+            initial: self.initial(&files.initial),
             prompt: self.prompt.with(&files.prompt),
             settings: self.settings.with(&files.settings),
         })
+    }
+
+    /// A set's file: the pack's own comes before one of that name.
+    fn initial(&self, path: &Path) -> PathBuf {
+        let own = self.under_root(path);
+        let named = || find_bank(path.to_str()?).ok();
+        if sets::is_name(path) && !own.is_file() { named().unwrap_or(own) } else { own }
     }
 
     fn under_root(&self, path: &Path) -> PathBuf {

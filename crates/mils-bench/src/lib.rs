@@ -15,6 +15,7 @@ pub mod folder;
 pub mod generation;
 pub mod gguf;
 pub mod harness;
+pub mod initial;
 pub mod lists;
 pub mod load;
 pub mod media;

@@ -8,6 +8,7 @@ use crate::encoders::{padded, pictures};
 use crate::folder;
 use crate::gguf::ONE_BILLION;
 use crate::harness::{Contestant, Extra, Kind};
+use crate::initial;
 use anyhow::{Context, Result, anyhow, bail};
 use mils_cli::backend::BackendChoice;
 use mils_cli::session::{Options, Session};
@@ -300,104 +301,6 @@ user = """
     write("true-size.toml", text)
 }
 
-/// Scores from embeddings that are there already, as a session's own scorer has them.
-struct Precomputed<'a> {
-    image: &'a Embeddings,
-    rows: &'a Embeddings,
-}
-
-impl Scorer for Precomputed<'_> {
-    fn score(&mut self, _: &[String]) -> Result<Vec<f32>, BoxError> {
-        Err("nothing but the initial set has embeddings".into())
-    }
-
-    fn score_initial(&mut self, _: &InitialSet) -> Result<Vec<f32>, BoxError> {
-        Ok(self.image.dots(0, self.rows))
-    }
-}
-
-/// Is never asked.
-struct Silent;
-
-impl Generator for Silent {
-    fn propose(&mut self, _: &Request<'_>) -> Result<Proposals, BoxError> {
-        Ok(Proposals::default())
-    }
-}
-
-/// The first scoring of a sample over an initial set of so many texts.
-struct Growth {
-    name: String,
-    kind: Kind,
-    initial: InitialSet,
-    rows: Embeddings,
-    image: Embeddings,
-}
-
-/// Width of the embeddings.
-const DIM: usize = 512;
-
-impl Growth {
-    fn new(name: String, kind: Kind, count: usize) -> Result<Self> {
-        let mut rng = ChaCha8Rng::seed_from_u64(count as u64);
-        let mut rows = |count: usize| -> Result<Embeddings> {
-            let mut data = Vec::with_capacity(count * DIM);
-            for _ in 0..count {
-                let row: Vec<f32> = (0..DIM).map(|_| 2.0 * rng.random::<f32>() - 1.0).collect();
-                let length = row.iter().map(|v| v * v).sum::<f32>().sqrt();
-                data.extend(row.iter().map(|v| v / length));
-            }
-            Ok(Embeddings::new(DIM, data)?)
-        };
-        let initial = InitialSet::new((0..count).map(|i| format!("a caption of about the usual length, number {i}")));
-        Ok(Self { name, kind, rows: rows(count)?, image: rows(1)?, initial })
-    }
-}
-
-impl Contestant for Growth {
-    fn name(&self) -> String {
-        self.name.clone()
-    }
-
-    fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    fn turn(&mut self) -> Result<f64> {
-        let mut scorer = Precomputed { image: &self.image, rows: &self.rows };
-        let optimizer = Optimizer::new(Config { steps: 0, ..Config::default() });
-        let begin = Instant::now();
-        let go = &mut |_: &Event<'_>| ControlFlow::Continue(());
-        let outcome = optimizer.run_from(&self.initial, &mut Silent, &mut scorer, go)?;
-        let seconds = begin.elapsed().as_secs_f64();
-        let count = self.initial.texts().len();
-        if outcome.counts.scored != count {
-            bail!("{} of {count} texts were scored", outcome.counts.scored);
-        }
-        Ok(seconds)
-    }
-
-    fn figures(&mut self) -> Vec<Extra> {
-        vec![Extra::new("texts", self.initial.texts().len() as f64, 0)]
-    }
-}
-
-fn growth(bench: &mut Bench) -> Result<()> {
-    bench.say("making initial sets");
-    let mut sizes = vec![("1K", 1000), ("10K", 10_000), ("100K", 100_000)];
-    if bench.full {
-        sizes.push(("1M", 1_000_000));
-    }
-    let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
-    for (name, count) in sizes {
-        contestants.push(Box::new(Growth::new(format!("{name} texts"), Kind::Ours, count)?));
-    }
-    contestants.insert(2, Box::new(Growth::new("10K texts again".into(), Kind::Again, 10_000)?));
-    let title = format!("first scoring of a sample, top 50 of an initial set whose embeddings ({DIM} wide) are there");
-    bench.measure(("initial-set", &title), &mut contestants, &["10K"]);
-    Ok(())
-}
-
 /// Runs the tables of whole runs.
 ///
 /// # Errors
@@ -409,7 +312,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         table(bench, ("runs-demo", "demo pack: captioning a picture, all steps"), "demo", pictures, false)?;
     }
     if bench.wanted("initial-set") && !bench.stopped() {
-        growth(bench)?;
+        initial::run(bench)?;
     }
     if bench.wanted("folder") && !bench.stopped() {
         folder::run(bench)?;
@@ -433,14 +336,6 @@ mod tests {
         assert_eq!(kept, [("a".to_owned(), 0.5), ("b".to_owned(), 0.2)]);
         let shown = shown(&kept, 100);
         assert_eq!((&shown[0].text[..], shown[0].label, shown[1].label), ("b", 0, 100));
-    }
-
-    #[test]
-    fn an_initial_set_is_scored_from_its_embeddings() {
-        let mut small = Growth::new("x".into(), Kind::Ours, 200).unwrap();
-        assert!(small.turn().unwrap() > 0.0);
-        small.rows = Embeddings::new(DIM, vec![0.0; DIM]).unwrap();
-        assert!(small.turn().unwrap_err().to_string().contains("1 scores for 200 texts"));
     }
 
     #[test]

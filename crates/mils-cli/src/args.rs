@@ -4,6 +4,7 @@ pub mod output;
 
 use self::output::OutputArgs;
 use crate::backend::{BackendChoice, MathChoice};
+use crate::bank::BankCommand;
 use crate::media::ModalityChoice;
 use crate::models::ModelsCommand;
 use crate::report::ReportArgs;
@@ -37,6 +38,9 @@ pub enum Command {
     Report(ReportArgs),
     /// List the GPUs, and say which one is used
     Devices(DevicesArgs),
+    /// Make initial sets: the texts that runs start from
+    #[command(subcommand)]
+    Bank(BankCommand),
     /// List, download, check, convert and remove models
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -139,13 +143,15 @@ Examples:
   mils caption photo.jpg --format json | jq -r .caption
   mils caption photo.jpg --report run.html --trace run.jsonl
   mils caption photo.jpg --pack ~/my-pack     (a folder with a pack.toml)
+  mils caption photo.jpg --initial my.txt     (other texts to start from, see `mils bank`)
   mils caption *.jpg --generator http://localhost:8080/v1
                                               (another language model; a key is read from MILS_API_KEY
                                               or OPENAI_API_KEY)
 
 Without --pack the largest pack is taken that is installed and fits this machine; where none is, a
 download is offered. --pack demo is bundled, and knows nothing but the worlds of its samples. MILS_PACK
-sets a pack for good.
+sets a pack for good. The embeddings of initial texts are kept in MILS_CACHE (a folder, or `off`), at most
+MILS_CACHE_SIZE bytes of them (as 500MB or 4GB, which is the default).
 
 The caption goes to stdout, everything else to stderr. A file that fails does not stop the others: it
 is said, and with --format json and in an output there is {\"file\": …, \"error\": …} of it. It is tried
@@ -188,6 +194,10 @@ pub struct CaptionArgs {
     /// and that this machine can run]
     #[arg(long, value_name = "NAME|DIR", env = "MILS_PACK", value_parser = NonEmptyStringValueParser::new())]
     pub pack: Option<String>,
+
+    /// Start from these texts: a file, one a line, or the name of a set (see `mils bank list`) [default: the pack's]
+    #[arg(long, value_name = "FILE|NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub initial: Option<String>,
 
     /// Most steps; 0 takes the best of the initial set [default: the pack's]
     #[arg(long, value_name = "N", value_parser = number(0..=10_000), allow_negative_numbers = true)]
@@ -536,11 +546,11 @@ fn same_inode(_: &Path, _: &Path) -> bool {
     false
 }
 
-fn number(range: std::ops::RangeInclusive<i64>) -> clap::builder::RangedI64ValueParser<u32> {
+pub(crate) fn number(range: std::ops::RangeInclusive<i64>) -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(range)
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
+pub(crate) fn temperature(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
     if (0.0..=10.0).contains(&value) { Ok(value) } else { Err("expected 0 to 10".into()) }
 }

@@ -6,7 +6,7 @@
 //! so it goes on as if it had not been killed. Lines are written whole; the last one may be cut off by a kill, and is then
 //! as if it had not been written. What takes the place of another file does so at once.
 
-mod appender;
+pub(crate) mod appender;
 mod parquet;
 mod row;
 mod store;

@@ -14,7 +14,7 @@ use crate::metadata::Metadata;
 use crate::progress::pace;
 use crate::report::{Embedding, Site, Subject};
 use crate::scorers::Mode;
-use crate::session::{Endpoint, Facts, Options, Session, StepSeconds, decimal};
+use crate::session::{Doing, Endpoint, Facts, Options, Session, StepSeconds, decimal};
 use crate::show::{Display, one_line, tell};
 use crate::trace::Trace;
 use anyhow::{Context, Result};
@@ -41,6 +41,7 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
         Some(name) => Choice::Installed(Box::new(Pack::find(name)?)),
         None => choose::pack(leading(args.modality, &args.files))?,
     };
+    let initial = args.initial.as_deref().map(mils_models::find_bank).transpose()?;
     let cancel = on_ctrl_c()?;
     let Some(pack) = choice.with_models(args.quiet, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
     let display = Display::new(args.quiet, args.verbose);
@@ -48,7 +49,8 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
     let (files, batch) = (Vec::new(), Mutex::default());
     let (steps_failed, results_failed) = (AtomicBool::new(false), AtomicBool::new(false));
     let metadata = Metadata::of(&args.results);
-    let mut job = Job { args, metadata, files, cancel, display, batch, log, steps_failed, results_failed, failed };
+    let mut job =
+        Job { args, metadata, files, initial, cancel, display, batch, log, steps_failed, results_failed, failed };
     let result = job.run(pack);
     job.display.finish();
     // Also where the models could not be loaded: what was taken up is to be left as it was found.
@@ -63,6 +65,8 @@ struct Job<'a> {
     metadata: Metadata,
     /// What is to be captioned.
     files: Vec<PathBuf>,
+    /// The initial set that was asked for.
+    initial: Option<PathBuf>,
     cancel: Arc<AtomicBool>,
     display: Display,
     /// The output, if it is a file.
@@ -192,10 +196,12 @@ impl Job<'_> {
             in_flight: args.in_flight.map(|n| n as usize),
             sequences: args.sequences.map(|n| n as usize),
             endpoint: args.generator.clone().map(|url| Endpoint { url, model: args.generator_model.clone() }),
+            initial: self.initial.clone(),
+            embeddings: crate::kept::store(&mut |note| self.display.doing(Doing::Note(note))),
             cancel: Arc::clone(&self.cancel),
             ..Options::default()
         };
-        match Session::open(pack, &options, args.encoder.backend, &mut |what| self.display.say(what)) {
+        match Session::open(pack, &options, args.encoder.backend, &mut |doing| self.display.doing(doing)) {
             Err(_) if self.cancelled() => Ok(None),
             opened => opened.map(Some),
         }
@@ -227,7 +233,7 @@ impl Job<'_> {
             if self.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let news = |news: News<'_>| match news {
-            News::Doing(what) => self.display.say(what),
+            News::Doing(doing) => self.display.doing(doing),
             News::Opened(mode) => {
                 if let Some(licence) = mode.licence.filter(|_| !self.args.quiet) {
                     self.display.line(&format!("mils: the weights of {} are {licence}", mode.scorer));

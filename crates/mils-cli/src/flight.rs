@@ -4,7 +4,7 @@
 use crate::batch::{Keeper, StepDone};
 use crate::media::{Input, Media};
 use crate::scorers::{Mode, Scorers};
-use crate::session::{Between, Run, Seconds, StepSeconds, Utilisation};
+use crate::session::{Between, Doing, Run, Seconds, StepSeconds, Utilisation};
 use anyhow::{Result, anyhow};
 use mils_encoder::{Embeddings, EncoderError};
 use mils_llm::{AnyGenerator, Meter};
@@ -33,7 +33,7 @@ pub struct Runway<'a> {
 /// What happens beside the runs.
 pub enum News<'a> {
     /// What is being done.
-    Doing(&'a str),
+    Doing(Doing<'a>),
     /// Things of a modality can be described from now on. Said of each that comes up, once.
     Opened(&'a Mode),
 }

@@ -20,6 +20,7 @@
 
 pub mod args;
 pub mod backend;
+pub mod bank;
 pub mod batch;
 pub mod caption;
 pub mod choose;
@@ -28,6 +29,7 @@ pub mod embed;
 pub mod flight;
 pub mod inputs;
 pub mod interrupt;
+pub mod kept;
 pub mod log;
 pub mod media;
 pub mod memory;

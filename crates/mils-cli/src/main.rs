@@ -25,6 +25,10 @@ fn main() -> ExitCode {
             mils_cli::report::run(&args)
         }
         Command::Devices(args) => mils_cli::devices::run(&args),
+        Command::Bank(command) => {
+            checked(command.name(), command.check());
+            mils_cli::bank::run(&command)
+        }
         Command::Models(command) => {
             checked(command.name(), command.check());
             mils_cli::models::run(&command)

@@ -1,7 +1,7 @@
 //! A line on stderr for what takes long.
 
 use crate::show::tell;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::{Duration, Instant};
 
 /// What is done sooner needs no line.
@@ -60,7 +60,17 @@ impl Progress {
         let seconds = began.elapsed().as_secs_f64();
         let pace = if seconds > 0.5 { format!(" · {}", pace(self.done, seconds)) } else { String::new() };
         let of = self.total.map(|total| format!(" of {total}")).unwrap_or_default();
-        self.say(&format!("{}{of} {what}{pace}", self.done));
+        self.say(&format!("{}{of} {what}{pace}{}", self.done, self.left(seconds)));
+    }
+
+    /// How long the rest takes at this pace, once that can be told.
+    fn left(&self, seconds: f64) -> String {
+        let Some(left) = self.total.and_then(|total| total.checked_sub(self.done)) else { return String::new() };
+        if seconds < 2.0 || self.done == 0 {
+            return String::new();
+        }
+        let left = Duration::from_secs_f64(seconds / self.done as f64 * left as f64);
+        format!(" · {} left", HumanDuration(left))
     }
 
     /// So many will be counted.

@@ -1,14 +1,16 @@
 //! The encoders of a pack, each loaded when the first thing of its modality comes.
 
 use crate::backend::{BackendChoice, Opened, open_backend};
+use crate::kept::{self, Kept};
 use crate::media::Senses;
-use crate::session::Options;
+use crate::session::{Doing, Options, Say};
 use anyhow::{Context, Result, bail};
 use mils_encoder::{AnyEncoder, AnyFiles, Embeddings, Licence};
 use mils_graph::Backend;
 use mils_models::{LoopSettings, Modality, Pack, Task};
 use mils_optim::prompt::PromptTemplate;
 use mils_optim::{Config, InitialSet};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,6 +50,8 @@ impl Mode {
 pub(crate) struct Scorers {
     pack: Pack,
     backend: Box<dyn Backend>,
+    /// Its name, with the arithmetic.
+    place: String,
     options: Options,
     /// How many texts are scored ahead; see [`Config::score_ahead`].
     score_ahead: usize,
@@ -79,12 +83,13 @@ impl Scorers {
         pack: Pack,
         options: &Options,
         backend: BackendChoice,
-        say: &mut dyn FnMut(&str),
+        say: &mut Say<'_>,
     ) -> Result<(Self, Place)> {
         let Opened { backend, name, chosen, on_cpu } = open_backend(backend, options.math)?;
-        say(&format!("encoder on {chosen}"));
+        say(Doing::Begins(&format!("encoder on {chosen}")));
         let (encoders, modes) = (Vec::new(), BTreeMap::new());
-        let scorers = Self { pack, backend, options: options.clone(), score_ahead: 0, encoders, modes };
+        let place = name.clone();
+        let scorers = Self { pack, backend, place, options: options.clone(), score_ahead: 0, encoders, modes };
         Ok((scorers, Place { name, on_cpu }))
     }
 
@@ -115,7 +120,7 @@ impl Scorers {
     ///
     /// # Errors
     /// If the pack has nothing for it, a file is damaged, the device fails, or it was cancelled.
-    pub(crate) fn mode(&mut self, modality: Modality, say: &mut dyn FnMut(&str)) -> Result<Arc<Mode>> {
+    pub(crate) fn mode(&mut self, modality: Modality, say: &mut Say<'_>) -> Result<Arc<Mode>> {
         if let Some(mode) = self.modes.get(&modality) {
             return Ok(Arc::clone(mode));
         }
@@ -128,16 +133,16 @@ impl Scorers {
     }
 
     /// As [`Scorers::mode`], with files that are read already.
-    pub(crate) fn load(&mut self, task: &Task, files: AnyFiles, say: &mut dyn FnMut(&str)) -> Result<Arc<Mode>> {
-        say("loading the encoder");
+    pub(crate) fn load(&mut self, task: &Task, files: AnyFiles, say: &mut Say<'_>) -> Result<Arc<Mode>> {
+        say(Doing::Begins("loading the encoder"));
         let licence = files.licence();
         let encoder = files.load(&*self.backend)?;
         self.encoders.push(Loaded { folder: task.scorer.clone(), encoder, licence });
         self.begin(task, self.encoders.len() - 1, say)
     }
 
-    fn begin(&mut self, task: &Task, encoder: usize, say: &mut dyn FnMut(&str)) -> Result<Arc<Mode>> {
-        let initial = Arc::new(InitialSet::new(task.initial_texts()?));
+    fn begin(&mut self, task: &Task, encoder: usize, say: &mut Say<'_>) -> Result<Arc<Mode>> {
+        let initial = Arc::new(InitialSet::new(self.initial(task).initial_texts()?));
         let prompt = &task.prompt;
         let template = PromptTemplate::new(&prompt.system, &prompt.user)
             .with_context(|| format!("pack `{}`, {}s", self.pack.name, task.modality))?;
@@ -146,8 +151,9 @@ impl Scorers {
             Some(mode) => Arc::clone(&mode.rows),
             None => {
                 self.unless_cancelled()?;
-                say(&format!("embedding {} initial texts", initial.texts().len()));
-                Arc::new(self.encoders[encoder].encoder.embed_texts(initial.texts())?)
+                let Loaded { folder, encoder, .. } = &mut self.encoders[encoder];
+                let kept = Kept::of(folder, &self.place, &self.options, say);
+                Arc::new(kept::embed(kept.as_ref(), encoder, initial.texts(), &self.options.cancel, say)?)
             }
         };
         self.unless_cancelled()?;
@@ -181,6 +187,14 @@ impl Scorers {
     /// The encoder of this number, which is a mode's.
     pub(crate) fn numbered(&mut self, encoder: usize) -> &mut AnyEncoder {
         &mut self.encoders[encoder].encoder
+    }
+
+    /// The task with the initial set that was asked for.
+    fn initial<'a>(&self, task: &'a Task) -> Cow<'a, Task> {
+        match &self.options.initial {
+            Some(initial) => Cow::Owned(Task { initial: initial.clone(), ..task.clone() }),
+            None => Cow::Borrowed(task),
+        }
     }
 
     fn unless_cancelled(&self) -> Result<()> {

@@ -15,6 +15,7 @@ use mils_optim::prompt::PromptTemplate;
 use mils_optim::{BoxError, Config, Event, Feedback, Generator, Outcome, Proposals, Request, relative_labels};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -48,9 +49,27 @@ pub struct Options {
     pub sequences: Option<usize>,
     /// Asks this endpoint in place of the pack's language model.
     pub endpoint: Option<Endpoint>,
+    /// Takes the place of the pack's initial sets.
+    pub initial: Option<PathBuf>,
+    /// Where the embeddings of initial sets are kept from one process to the next; `None` computes them.
+    pub embeddings: Option<mils_bank::Store>,
     /// Set to end the loading or a generation early.
     pub cancel: Arc<AtomicBool>,
 }
+
+/// What is going on while models are loaded, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing<'a> {
+    /// Something begins.
+    Begins(&'a str),
+    /// It goes on: how far it is.
+    Goes(&'a str),
+    /// What is good to know, though nothing failed.
+    Note(&'a str),
+}
+
+/// Is told what is going on.
+pub type Say<'a> = dyn FnMut(Doing<'_>) + 'a;
 
 /// A language model behind an OpenAI-compatible endpoint.
 #[derive(Clone, Debug)]
@@ -184,7 +203,7 @@ impl Session {
     ///
     /// # Errors
     /// If a file is missing or damaged, a device cannot be had, or the loading was cancelled.
-    pub fn open(pack: Pack, options: &Options, backend: BackendChoice, say: &mut dyn FnMut(&str)) -> Result<Self> {
+    pub fn open(pack: Pack, options: &Options, backend: BackendChoice, say: &mut Say<'_>) -> Result<Self> {
         let begin = Instant::now();
         let placement = generator_placement(backend);
         let tasks = pack.tasks();
@@ -197,16 +216,14 @@ impl Session {
         // Checked first: it is quick, and a damaged file should not cost the loading of a large language model.
         let files = scorers.files(&first)?;
         let elsewhere = options.endpoint.is_some();
-        say(if elsewhere { "asking for the language model" } else { "loading the language model" });
+        say(Doing::Begins(if elsewhere { "asking for the language model" } else { "loading the language model" }));
         let overlap = Overlap::of(place.on_cpu, !elsewhere && generator_on_cpu(placement)?);
         scorers.score_ahead(overlap.score_ahead);
         let in_flight = options.in_flight.unwrap_or(overlap.in_flight);
         let in_flight = in_flight.clamp(1, options.files.clamp(1, MOST_PROMPTS));
         let most = tasks.iter().map(|task| config(&task.settings, options).propose).max().unwrap_or(1);
-        let Writer { generator, name, on, sequences } = match &options.endpoint {
-            Some(endpoint) => open_endpoint(&pack, endpoint, temperature, in_flight, options)?,
-            None => open_llama(&pack, temperature, in_flight, placement, options, most)?,
-        };
+        let Writer { generator, name, on, sequences } =
+            open_writer(&pack, temperature, in_flight, placement, options, most)?;
         let sampling = Sampling {
             top_p: pack.settings.top_p,
             sequences,
@@ -344,13 +361,31 @@ fn generator_on_cpu(placement: Placement) -> Result<bool> {
 }
 
 /// A generator, and what it says of itself.
-struct Writer {
-    generator: AnyGenerator,
-    name: String,
+pub(crate) struct Writer {
+    pub generator: AnyGenerator,
+    pub name: String,
     /// Where it runs.
-    on: String,
+    pub on: String,
     /// Answers side by side.
-    sequences: usize,
+    pub sequences: usize,
+}
+
+/// The language model of a pack, or the one that is asked in its place, for so many requests side by side of so many texts.
+///
+/// # Errors
+/// If it is not there, or damaged, or was cancelled.
+pub(crate) fn open_writer(
+    pack: &Pack,
+    temperature: f32,
+    in_flight: usize,
+    placement: Placement,
+    options: &Options,
+    propose: usize,
+) -> Result<Writer> {
+    match &options.endpoint {
+        Some(endpoint) => open_endpoint(pack, endpoint, temperature, in_flight, options),
+        None => open_llama(pack, temperature, in_flight, placement, options, propose),
+    }
 }
 
 /// Calls that are under way at a time where nobody says how many.

@@ -1,6 +1,7 @@
 //! What a run looks like on a terminal: a progress line and the score table, all on stderr.
 
 use crate::progress::pace;
+use crate::session::Doing;
 use anstyle::{AnsiColor, Style};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mils_optim::{Candidate, Event, StepRecord};
@@ -92,6 +93,16 @@ impl Display {
         self.bar.set_message(what.to_owned());
         if self.table() {
             self.line(&format!("{DIM}{what}{DIM:#}"));
+        }
+    }
+
+    /// What is being done, how far it is, or what there is to know of it.
+    pub fn doing(&self, doing: Doing<'_>) {
+        match doing {
+            Doing::Begins(what) => self.say(what),
+            Doing::Goes(what) => self.bar.set_message(what.to_owned()),
+            Doing::Note(what) if !self.quiet => self.line(&format!("mils: {what}")),
+            Doing::Note(_) => {}
         }
     }
 

@@ -75,6 +75,7 @@ fn results(path: &Path) -> BTreeMap<String, Told> {
 
 fn spawn(folder: &Path, generator: &str, out: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
+    command.env("MILS_CACHE", "off");
     command.args(["caption", "--pack", "demo"]).arg(folder).args(["-r", "--quiet"]).args(SETTINGS).arg("-o").arg(out);
     command.args(["--generator", generator, "--generator-model", "same"]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
@@ -130,6 +131,7 @@ fn a_file_that_was_begun_is_taken_up_at_its_last_step() {
     };
     // Killed when there are two steps.
     let mut child = Command::new(env!("CARGO_BIN_EXE_mils"))
+        .env("MILS_CACHE", "off")
         .args(["caption", "--pack", "demo"])
         .arg(&samples()[1])
         .args(["--backend", "cpu", "--propose", "16", "--steps", "200", "--quiet", "-o"])
@@ -289,7 +291,8 @@ fn a_full_disk_is_told_and_leaves_no_half_line() {
     let mils = env!("CARGO_BIN_EXE_mils");
     let mut shell = assert_cmd::Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; ulimit -f 4; exec \"$@\"", "sh", mils, "caption", "-r"]).arg(dir.path());
-    shell.args(["--pack", "demo", "--backend", "cpu", "--steps", "0", "-o"]).arg(&out).env_remove("MILS_PACKS");
+    shell.args(["--pack", "demo", "--backend", "cpu", "--steps", "0", "-o"]).arg(&out);
+    shell.env("MILS_CACHE", "off").env_remove("MILS_PACKS");
     let (code, _, stderr) = run(&mut shell);
     assert_eq!(code, 1, "{stderr}");
     let told: Vec<&str> = stderr.lines().filter(|line| line.contains("File too large")).collect();

@@ -74,6 +74,7 @@ fn start(dir: &Path, in_flight: &str) -> (Mils, Receiver<String>) {
     pictures.retain(|p| p.extension().is_some_and(|e| e == "png"));
     pictures.sort();
     let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
+    command.env("MILS_CACHE", "off");
     command.args(["caption", "--backend", "cpu", "--steps", "10000", "--verbose", "--pack"]).arg(dir);
     command.arg("--trace").arg(dir.join("t.jsonl")).arg("--report").arg(dir.join("r.html"));
     command.args(&pictures[..2]).args(["--format", "json", "--in-flight", in_flight]);

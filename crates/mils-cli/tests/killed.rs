@@ -80,6 +80,7 @@ fn files(dir: &Path) -> PathBuf {
 /// Starts captioning. One file at a time: in company, llama.cpp's floats depend on it in their last bits.
 fn spawn(dir: &Path, out: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
+    command.env("MILS_CACHE", "off");
     command.arg("caption").arg(format!("@{}", dir.join("list.txt").display())).arg(dir.join("files"));
     command.args(["-r", "--pack", "demo", "--backend", "cpu", "--steps", "2", "--propose", "3", "--sequences", "3"]);
     command.args(["--in-flight", "1", "--quiet", "-o"]).arg(out).env_remove("MILS_PACKS");

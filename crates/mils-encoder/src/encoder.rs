@@ -8,7 +8,7 @@ use crate::positions::PositionGrid;
 use crate::programs::Programs;
 use crate::tokenizer::{TextTokenizer, Tokens};
 use crate::{texts, video};
-use mils_graph::{Graph, GraphError, HostTensor, TensorError, WeightSet};
+use mils_graph::{Elements, Graph, GraphError, HostTensor, TensorData, TensorError, WeightSet};
 use mils_media::video::Sampling;
 use mils_media::{Pixels, Preprocess, RgbImage};
 use rayon::prelude::*;
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embeddings {
     dim: usize,
-    data: Vec<f32>,
+    data: Elements<f32>,
 }
 
 impl Embeddings {
@@ -31,7 +31,18 @@ impl Embeddings {
             let shape = vec![data.len().checked_div(dim).unwrap_or_default(), dim];
             return Err(TensorError::Elements { shape, found: data.len() });
         }
-        Ok(Self { dim, data })
+        Ok(Self { dim, data: data.into() })
+    }
+
+    /// Rows of a tensor [rows, dim], each of length 1: in place where they are lent by a mapped file.
+    ///
+    /// # Errors
+    /// If it has another shape, or is not of f32.
+    pub fn of_tensor(tensor: &HostTensor) -> Result<Self, TensorError> {
+        match (tensor.shape(), tensor.data()) {
+            (&[_, dim], TensorData::F32(data)) if dim > 0 => Ok(Self { dim, data: data.clone() }),
+            (shape, _) => Err(TensorError::Elements { shape: shape.to_vec(), found: 0 }),
+        }
     }
 
     /// Width of a row.

@@ -125,7 +125,7 @@ impl Job<'_> {
         json!({
             "pack": pack.name, "generator": generator, "generator_model": args.generator_model, "steps": args.steps,
             "keep": args.keep, "propose": args.propose, "temperature": args.temperature.map(decimal),
-            "seed": args.seed, "modality": args.modality.given(),
+            "seed": args.seed, "modality": args.modality.given(), "initial": self.initial,
         })
     }
 }

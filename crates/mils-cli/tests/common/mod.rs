@@ -13,8 +13,8 @@ use tiny_http::{Response, Server};
 pub(crate) fn mils() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
     // Where a test names none, and whatever is installed.
-    command.env("NO_COLOR", "1").env("MILS_PACK", "demo");
-    for variable in ["MILS_PACKS", "WGPU_ADAPTER_NAME", "WGPU_BACKEND"] {
+    command.env("NO_COLOR", "1").env("MILS_PACK", "demo").env("MILS_CACHE", "off");
+    for variable in ["MILS_PACKS", "MILS_BANKS", "MILS_CACHE_SIZE", "WGPU_ADAPTER_NAME", "WGPU_BACKEND"] {
         command.env_remove(variable);
     }
     command

@@ -48,6 +48,7 @@ fn checked(page: &Path) -> String {
         }
     }
     assert!(open.is_empty(), "{open:?}");
+    assert!(!plain.contains("://"), "an address in {}", page.display());
     for id in wanted {
         assert!(ids.contains(&id), "no {id}");
     }

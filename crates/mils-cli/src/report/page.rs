@@ -412,10 +412,11 @@ fn facts(run: &FileRun) -> Vec<(&'static str, String)> {
         let (generator, scorer) = (percent(end.utilisation.generator), percent(end.utilisation.scorer));
         all.push(("busy meanwhile", format!("language model {generator:.0} %, encoder {scorer:.0} %")));
     }
-    all.push((
-        "run of",
-        format!("mils {}, pack {}, {} files at a time", run.facts.version, names.pack, run.facts.in_flight),
-    ));
+    let side_by_side = match run.facts.in_flight {
+        1 => "one file".to_owned(),
+        files => format!("{files} files"),
+    };
+    all.push(("run of", format!("mils {}, pack {}, {side_by_side} at a time", run.facts.version, names.pack)));
     all
 }
 

@@ -98,7 +98,7 @@ impl Store {
                     return Found::All(rows);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if is_missing(&error) => {}
             Err(error) => discard(&path, &error, note),
         }
         Found::Some(self.gather(expected, &keys, note))
@@ -276,13 +276,18 @@ fn touch(path: &Path) {
 
 fn discard(path: &Path, error: &io::Error, note: &mut dyn FnMut(String)) {
     // Another process was quicker.
-    if error.kind() == io::ErrorKind::NotFound {
+    if is_missing(error) {
         return;
     }
     note(format!("{}: {error}; texts are embedded anew", path.display()));
     if error.kind() == io::ErrorKind::InvalidData {
         let _ = fs::remove_file(path);
     }
+}
+
+/// There is no such file; nor is there one where a folder above it is a file.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn damaged(what: &str) -> io::Error {

@@ -9,22 +9,17 @@ use crate::folder;
 use crate::gguf::ONE_BILLION;
 use crate::harness::{Contestant, Extra, Kind};
 use crate::initial;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use mils_cli::backend::BackendChoice;
 use mils_cli::session::{Options, Session};
 use mils_cpu::Cpu;
 use mils_demo_world::{Split, render, worlds};
-use mils_encoder::{DualEncoder, Embeddings, Encoder, ModelFiles};
+use mils_encoder::{DualEncoder, Encoder, ModelFiles};
 use mils_llm::{LlamaGenerator, LlamaOptions};
 use mils_media::RgbImage;
 use mils_models::{Modality, Pack};
 use mils_optim::prompt::PromptTemplate;
-use mils_optim::{
-    BoxError, Config, Event, Generator, InitialSet, Labelled, Optimizer, Proposals, Request, Scorer, Usage,
-    relative_labels,
-};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use mils_optim::{Config, Event, Generator, Labelled, Proposals, Request, Usage, relative_labels};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use mils_bank::{Cleaner, Counts, Labels, Limits, read_labels};
+use mils_llm::EndpointOptions;
 use mils_models::{Modality, Pack};
 use mils_optim::prompt::PromptTemplate;
 use mils_optim::{Generator, Labelled, Request, UnusableReason};
@@ -184,9 +185,10 @@ pub(super) fn run(args: &BuildArgs) -> Result<ExitCode> {
         bail!("{} is there already; name another file, or give --overwrite", args.output.display());
     }
     let journal = Journal::open(&args.output, &args.identity(&pack), args.overwrite)?;
-    // Answers of equal length that make up what is asked for.
+    // Answers of equal length that make up what is asked for. What the pack says is about its own language model.
     let wanted = args.per_label as usize;
-    pack.generator.lines = wanted.div_ceil(wanted.div_ceil(pack.generator.lines.max(1)));
+    let most = if args.generator.is_some() { EndpointOptions::default().lines } else { pack.generator.lines };
+    pack.generator.lines = wanted.div_ceil(wanted.div_ceil(most.max(1)));
     let progress = Progress::new(args.quiet, None);
     let mut job = Job { args, labels, cancel, progress, journal, begin: Instant::now(), writer: String::new() };
     let built = job.ask_all(&pack);

@@ -7,7 +7,7 @@ use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::show::{one_line, tell};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use mils_models::download::{Against, DownloadError, Remote, Verified, Watch, size};
+use mils_models::download::{Against, DownloadError, Remote, Verified, size};
 use mils_models::{Manifest, Modality, Pack, Store};
 use serde_json::{Value, json};
 use std::io::{Write, stdout};

@@ -136,6 +136,8 @@ Examples:
   mils caption photos/ -r --sidecar txt,xmp   (photo.txt and photo.jpg.xmp beside each photo.jpg)
   mils caption photos/ -r --embed-xmp --if-exists append
                                               (into the pictures, after what their descriptions say)
+  mils caption photos/ -r -o captions.jsonl --summary night.json
+                                              (and how many failed, how fast it was, what it took)
   mils caption @list.txt -o 1.jsonl --shard 1/4
                                               (a quarter of the files, the others on other machines)
   mils caption --steps 4 --seed 7 *.png
@@ -254,6 +256,10 @@ pub struct CaptionArgs {
     #[arg(long, value_name = "FILE.html|DIR/")]
     pub report: Option<PathBuf>,
 
+    /// Write what became of all files, as a JSON object: how many, how fast, what it took
+    #[arg(long, value_name = "FILE.json")]
+    pub summary: Option<PathBuf>,
+
     /// Print the score table of each step even when stderr is no terminal
     #[arg(long, short, conflicts_with = "quiet")]
     pub verbose: bool,
@@ -294,7 +300,12 @@ impl CaptionArgs {
     }
 
     pub(crate) fn outputs(&self) -> Vec<(&'static str, &PathBuf)> {
-        let all = [("--output", &self.results.output), ("--trace", &self.trace), ("--report", &self.report)];
+        let all = [
+            ("--output", &self.results.output),
+            ("--trace", &self.trace),
+            ("--report", &self.report),
+            ("--summary", &self.summary),
+        ];
         all.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?))).collect()
     }
 }

@@ -1,6 +1,9 @@
 //! `mils caption`: files in, captions out, whatever happens in between.
 
 mod gather;
+mod summary;
+
+use summary::Summary;
 
 use crate::args::{CaptionArgs, Format};
 use crate::batch::{Batch, Keeper, StepDone};
@@ -11,7 +14,7 @@ use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::log::Log;
 use crate::media::{self, Input, Media, Taken};
 use crate::metadata::Metadata;
-use crate::progress::pace;
+use crate::output;
 use crate::report::{Embedding, Site, Subject};
 use crate::scorers::Mode;
 use crate::session::{Doing, Endpoint, Facts, Options, Session, StepSeconds, decimal};
@@ -19,7 +22,7 @@ use crate::show::{Display, one_line, tell};
 use crate::trace::Trace;
 use anyhow::{Context, Result};
 use mils_models::{Modality, Pack};
-use mils_optim::{Event, StoppedBy, Usage};
+use mils_optim::{Counts, Event, StoppedBy};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -49,8 +52,20 @@ pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
     let (files, batch) = (Vec::new(), Mutex::default());
     let (steps_failed, results_failed) = (AtomicBool::new(false), AtomicBool::new(false));
     let metadata = Metadata::of(&args.results);
-    let mut job =
-        Job { args, metadata, files, initial, cancel, display, batch, log, steps_failed, results_failed, failed };
+    let mut job = Job {
+        args,
+        metadata,
+        files,
+        done_before: 0,
+        initial,
+        cancel,
+        display,
+        batch,
+        log,
+        steps_failed,
+        results_failed,
+        failed,
+    };
     let result = job.run(pack);
     job.display.finish();
     // Also where the models could not be loaded: what was taken up is to be left as it was found.
@@ -65,6 +80,8 @@ struct Job<'a> {
     metadata: Metadata,
     /// What is to be captioned.
     files: Vec<PathBuf>,
+    /// Other files that were named and need nothing.
+    done_before: usize,
     /// The initial set that was asked for.
     initial: Option<PathBuf>,
     cancel: Arc<AtomicBool>,
@@ -125,6 +142,8 @@ impl Job<'_> {
     fn run(&mut self, pack: Pack) -> Result<ExitCode> {
         let args = self.args;
         if let Some(code) = self.gather(&pack)? {
+            let (counts, utilisation) = Default::default();
+            self.write_summary(&Summary { tally: &Tally::default(), counts, utilisation, seconds: 0.0, facts: None })?;
             return Ok(code);
         }
         // Whatever is known to fail is said before models are loaded: a single file that cannot be read, and outputs
@@ -132,6 +151,9 @@ impl Job<'_> {
         let first = self.first(&pack, &self.files[0]);
         if let ([file], Err(error)) = (&self.files[..], &first) {
             return self.fail(file, error).map(|()| ExitCode::FAILURE);
+        }
+        if let Some(path) = &args.summary {
+            output::check(path).with_context(|| format!("cannot write {}", path.display()))?;
         }
         let report = args.report.as_deref().map(|path| Site::open(path, Embedding::default())).transpose()?;
         self.log = Mutex::new(Log::new(args.trace.as_deref().map(Trace::open).transpose()?, report.is_some()));
@@ -241,12 +263,12 @@ impl Job<'_> {
                 self.log(|log| log.scorer(mode));
             }
         };
-        let mut usage = Usage::default();
+        let mut counts = Counts::default();
         let keeper = locked(&self.batch).is_some().then_some(self as &dyn Keeper);
         let runway = Runway { next: &next, observer: &observer, news: &news, keeper };
         let utilisation = session.caption_all(&runway, &mut |number, ended| {
             if let Ok(flown) = &ended {
-                usage += flown.run.outcome.counts.usage;
+                counts += flown.run.outcome.counts;
             }
             self.ended(results, number, ended);
             // Where a result cannot be printed, no further one can.
@@ -256,9 +278,13 @@ impl Job<'_> {
         self.log(|log| log.total(results.next, seconds, utilisation));
         self.display.finish();
         let percent = |share: f64| share * 100.0;
-        let summary = self.summary(&results.tally, seconds);
+        let summary = Summary { tally: &results.tally, counts, utilisation, seconds, facts: Some(results.facts) };
+        if let Err(error) = self.write_summary(&summary) {
+            self.complain(&one_line(&error));
+        }
+        let usage = counts.usage;
         self.display.summary(
-            summary.as_deref(),
+            self.in_words(&summary).as_deref(),
             &format!(
                 "{} in {seconds:.1} s, {} at a time: language model busy {:.0} %, encoder busy {:.0} %; {:.0} % of the \
                  prompts' tokens were not computed again",
@@ -269,29 +295,6 @@ impl Job<'_> {
                 percent(usage.reused_tokens as f64 / usage.prompt_tokens.max(1) as f64),
             ),
         );
-    }
-
-    /// What became of many files, or of those that go into an output.
-    fn summary(&self, tally: &Tally, seconds: f64) -> Option<String> {
-        let begun = locked(&self.batch).as_ref().map(|batch| batch.found().1);
-        if self.files.len() == 1 && begun.is_none() {
-            return None;
-        }
-        let mut summary = format!("{} captioned", tally.captioned);
-        for (count, what) in [(tally.failed, "failed"), (tally.skipped, "skipped")] {
-            if count > 0 {
-                summary += &format!(", {count} {what}");
-            }
-        }
-        summary += &format!(" in {seconds:.1} s, {}", pace(tally.captioned as u64, seconds));
-        if self.cancelled() {
-            let left = self.files.len().saturating_sub(tally.captioned + tally.failed + tally.skipped);
-            summary += &format!("; interrupted, {left} are left");
-            if let Some(begun) = begun {
-                summary += &format!(" and {begun} of them begun; the same command goes on");
-            }
-        }
-        Some(summary)
     }
 
     /// A file has ended: the trace has it at once, its result is printed in the order of the files.
@@ -475,11 +478,19 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// What a run, or several, took.
+fn counts(of: &Counts) -> Value {
+    json!({
+        "scored": of.scored, "cache_hits": of.memo_hits, "unusable": of.unusable,
+        "prompt_tokens": of.usage.prompt_tokens, "reused_tokens": of.usage.reused_tokens,
+        "generated_tokens": of.usage.generated_tokens,
+    })
+}
+
 /// The result of a file as JSON.
 fn result(file: &str, facts: &Facts, Flown { mode, run, .. }: &Flown) -> Value {
     let outcome = &run.outcome;
     let names = &facts.names;
-    let counts = &outcome.counts;
     json!({
         "file": file,
         "modality": mode.modality,
@@ -488,11 +499,7 @@ fn result(file: &str, facts: &Facts, Flown { mode, run, .. }: &Flown) -> Value {
         // Without the initial set's.
         "steps": outcome.steps.len().saturating_sub(1),
         "stopped_by": outcome.stopped_by,
-        "counts": {
-            "scored": counts.scored, "cache_hits": counts.memo_hits, "unusable": counts.unusable,
-            "prompt_tokens": counts.usage.prompt_tokens, "reused_tokens": counts.usage.reused_tokens,
-            "generated_tokens": counts.usage.generated_tokens,
-        },
+        "counts": counts(&outcome.counts),
         "seconds": run.seconds,
         "utilisation": run.utilisation,
         "in_flight": facts.in_flight,

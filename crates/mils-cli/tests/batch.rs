@@ -306,3 +306,50 @@ fn a_full_disk_is_told_and_leaves_no_half_line() {
     let (code, _, stderr) = run(&mut again);
     assert_eq!((code, results(&out).len()), (1, samples().len() + 2), "one is damaged: {stderr}");
 }
+
+#[test]
+fn what_became_of_all_files_is_told_to_programs_too() {
+    let dir = folder();
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let generator = serve();
+    let caption = |more: &[&str]| {
+        let mut command = mils();
+        command.arg("caption").arg(dir.path()).args(["-r", "--quiet", "--generator", &generator]).args(SETTINGS);
+        command.args(["--generator-model", "same", "-o"]).arg(at("out.jsonl")).arg("--summary").arg(at("s.json"));
+        command.args(more);
+        command
+    };
+    let summary = || -> Value { serde_json::from_str(&fs::read_to_string(at("s.json")).unwrap()).unwrap() };
+    assert_eq!(run(&mut caption(&[])).0, 1, "one file is damaged");
+    let told = summary();
+    let results: Vec<Value> =
+        fs::read_to_string(at("out.jsonl")).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let captioned = results.iter().filter(|r| r["caption"].is_string()).count();
+    let expected = serde_json::json!({
+        "files": results.len(), "done_before": 0, "captioned": captioned, "failed": 1, "skipped": 0, "left": 0, "begun": 0,
+        "interrupted": false, "in_flight": 2,
+    });
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(&told[key], value, "{key}: {told}");
+    }
+    for count in ["scored", "generated_tokens", "prompt_tokens", "unusable"] {
+        let sum: u64 = results.iter().filter_map(|r| r["counts"][count].as_u64()).sum();
+        assert_eq!(told["counts"][count], sum, "{count}");
+    }
+    assert!(
+        told["seconds"].as_f64().unwrap() > 0.0 && told["utilisation"]["generator"].as_f64().unwrap() > 0.0,
+        "{told}"
+    );
+    assert_eq!((&told["models"]["pack"], &told["models"]["generator"]), (&"demo".into(), &"same".into()));
+    // What is done is not done again, and where nothing is left, no model is needed.
+    fs::remove_file(dir.path().join("damaged.png")).unwrap();
+    assert_eq!(run(&mut caption(&[])).0, 0);
+    let told = summary();
+    let counts = ["files", "done_before", "captioned", "failed", "left"].map(|key| told[key].as_u64().unwrap());
+    assert_eq!((counts, &told["models"]), ([captioned as u64, captioned as u64, 0, 0, 0], &Value::Null));
+    let nowhere = at("none/s.json");
+    let mut command = mils();
+    command.arg("caption").arg(&samples()[0]).arg("--summary").arg(&nowhere);
+    fails(&mut command, 1, &[nowhere.to_str().unwrap()]);
+}

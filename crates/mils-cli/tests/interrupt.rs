@@ -2,6 +2,9 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod common;
+
+use common::samples;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -69,10 +72,7 @@ fn endless_pack(dir: &Path) {
 /// Starts captioning two samples, so many at a time; gives its lines on stderr as they come.
 fn start(dir: &Path, in_flight: &str) -> (Mils, Receiver<String>) {
     endless_pack(dir);
-    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo/samples");
-    let mut pictures: Vec<_> = fs::read_dir(samples).unwrap().map(|e| e.unwrap().path()).collect();
-    pictures.retain(|p| p.extension().is_some_and(|e| e == "png"));
-    pictures.sort();
+    let pictures = samples();
     let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
     command.env("MILS_CACHE", "off");
     command.args(["caption", "--backend", "cpu", "--steps", "10000", "--verbose", "--pack"]).arg(dir);
@@ -166,4 +166,36 @@ fn ctrl_c_while_the_models_load_ends_without_a_result() {
     // A machine may be quick enough to have begun; then there is a best.
     assert_eq!(status.code(), Some(130), "{said:?}");
     assert!(stdout.lines().count() <= 1 && !said.iter().any(|l| l.starts_with("mils:")), "{stdout}{said:?}");
+}
+
+#[test]
+fn a_second_ctrl_c_ends_it_at_once_whatever_it_waits_for() {
+    let dir = tempfile::tempdir().unwrap();
+    // Something that takes calls and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", silent.local_addr().unwrap());
+    let (asked, was_asked) = channel();
+    std::thread::spawn(move || {
+        let mut calls = Vec::new();
+        while let Ok((call, _)) = silent.accept() {
+            calls.push(call);
+            let _ = asked.send(());
+        }
+    });
+    let out = dir.path().join("out.jsonl");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
+    command.env("MILS_CACHE", "off").args(["caption", "--pack", "demo", "--backend", "cpu", "--generator", &url]);
+    command.args(["--generator-model", "any", "-o"]).arg(&out).arg(&samples()[0]);
+    let mut mils = Mils(command.stderr(Stdio::null()).spawn().unwrap());
+    was_asked.recv_timeout(PATIENCE).unwrap();
+    mils.interrupt();
+    std::thread::sleep(Duration::from_millis(100));
+    let begin = Instant::now();
+    // It may have ended already.
+    if mils.0.try_wait().unwrap().is_none() {
+        mils.interrupt();
+    }
+    assert_eq!(mils.wait().code(), Some(130));
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(fs::read_to_string(&out).unwrap_or_default().is_empty(), "nothing was done");
 }

@@ -268,6 +268,15 @@ pub struct Counts {
     pub usage: Usage,
 }
 
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.scored += other.scored;
+        self.memo_hits += other.memo_hits;
+        self.unusable += other.unusable;
+        self.usage += other.usage;
+    }
+}
+
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -143,7 +143,8 @@ pub enum DownloadError {
     },
     /// The disk is too small.
     #[error(
-        "{} more would be needed in {}, and {} are free; free some, or set HF_HUB_CACHE to a folder on another disk",
+        "{} more would be needed in {}, and {} are free; free some, or choose a folder on another disk (HF_HUB_CACHE for \
+         downloads, MILS_HOME for what is made of them)",
         size(*needed), folder.display(), size(*free)
     )]
     Space {
@@ -151,7 +152,7 @@ pub enum DownloadError {
         needed: u64,
         /// Bytes that are free.
         free: u64,
-        /// The cache's folder.
+        /// Where.
         folder: PathBuf,
     },
     /// A file of the cache cannot be read or written.

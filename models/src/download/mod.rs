@@ -304,13 +304,27 @@ impl Hub {
     /// # Errors
     /// If there is no room for so many bytes more.
     fn check_space(&self, needed: u64) -> Result<(), DownloadError> {
-        // The folder itself may be made later.
-        let Some(folder) = self.cache.ancestors().find(|folder| folder.is_dir()) else { return Ok(()) };
-        match (self.free_space)(folder) {
-            Ok(free) if free < needed => Err(DownloadError::Space { needed, free, folder: self.cache.clone() }),
-            // A disk that does not say is tried.
-            _ => Ok(()),
-        }
+        check_space_by(&*self.free_space, &self.cache, needed)
+    }
+}
+
+/// Whether there is room for so many bytes more in a folder, which may be made later; asked before the work.
+///
+/// # Errors
+/// [`DownloadError::Space`] if there is not. A disk that does not say is tried.
+pub fn check_space(folder: &Path, needed: u64) -> Result<(), DownloadError> {
+    check_space_by(&|folder| fs4::available_space(folder), folder, needed)
+}
+
+fn check_space_by(
+    free_space: &dyn Fn(&Path) -> io::Result<u64>,
+    folder: &Path,
+    needed: u64,
+) -> Result<(), DownloadError> {
+    let there = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+    match free_space(there) {
+        Ok(free) if free < needed => Err(DownloadError::Space { needed, free, folder: folder.to_owned() }),
+        _ => Ok(()),
     }
 }
 

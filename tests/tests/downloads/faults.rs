@@ -1,7 +1,7 @@
 //! Networks and servers that fail, and fail again.
 
 use crate::common::{Log, REPO, STALL, cache, hub, noise, part, remote};
-use mils_models::download::{DownloadError, GetOptions};
+use mils_models::download::{DownloadError, GetOptions, check_space};
 use mils_tests::hub_server::{Fault, HubServer, Kind, Seen, sha256};
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -258,6 +258,10 @@ fn the_disk_is_looked_at_before_anything_is_fetched() {
     assert!(matches!(error, DownloadError::Space { needed: 200_000, free: 199_999, .. }), "{error}");
     assert!(error.to_string().contains("HF_HUB_CACHE"), "{error}");
     assert!(scene.asked().is_empty());
+    // The disk itself is asked where nobody else says it, also for a folder that is not there yet.
+    let more_than_any = check_space(&scene.dir.path().join("later"), u64::MAX);
+    assert!(matches!(more_than_any, Err(DownloadError::Space { needed: u64::MAX, .. })), "{more_than_any:?}");
+    check_space(scene.dir.path(), 1).unwrap();
     // What is there needs no room again.
     scene.server.fail("GET", "/cdn/", 9, Fault::Cut(0));
     let path = part(scene.dir.path(), &sha256(&scene.bytes));

@@ -48,6 +48,7 @@ impl Job<'_> {
             self.take_up(path, pack)?;
         }
         self.skip_described();
+        self.done_before = all - self.files.len();
         self.tell_what_is_left(all, found.others);
         let failed = self.failed.load(Ordering::SeqCst);
         let code = if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };

@@ -2,12 +2,12 @@
 
 use crate::args::same_file;
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
-use crate::output::{Output, check};
+use crate::output::{Output, check, is_stream};
 use crate::progress::Progress;
 use crate::show::tell;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use mils_models::download::size;
+use mils_models::download::{check_space, size};
 use mils_pth::{Checkpoint, Options, PthError};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -116,6 +116,9 @@ pub(super) fn write(
 ) -> Result<bool> {
     let place = || format!("cannot write to {}", path.display());
     check(path).with_context(place)?;
+    if !is_stream(path) {
+        check_space(path.parent().unwrap_or(path), checkpoint.bytes())?;
+    }
     let mut output = Written(Output::open(Some(path), false)?);
     match checkpoint.write_safetensors(&mut output, told) {
         Err(PthError::Stopped) => return Ok(false),

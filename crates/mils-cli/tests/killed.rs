@@ -1,4 +1,5 @@
-//! Two hundred files of every kind, faults among them, captioned by a command that is killed fifty times.
+//! Two hundred files of every kind, faults among them, captioned by a command that is killed fifty times, with a pack that
+//! a command which was killed too has downloaded.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -7,6 +8,7 @@ mod common;
 use common::{demo, media, samples};
 use image::imageops::{flip_horizontal, rotate90, rotate180};
 use image::{DynamicImage, ImageFormat};
+use mils_tests::hub_server::{Fault, HubServer, Kind};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,6 +18,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const KILLS: usize = 50;
+/// And so often while models are downloaded.
+const GET_KILLS: usize = 5;
 /// Longer than anything here should take, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -77,14 +81,86 @@ fn files(dir: &Path) -> PathBuf {
     folder
 }
 
-/// Starts captioning. One file at a time: in company, llama.cpp's floats depend on it in their last bits.
-fn spawn(dir: &Path, out: &Path) -> Child {
+/// The command, where nothing is installed but in `dir`.
+fn command(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mils"));
-    command.env("MILS_CACHE", "off");
-    command.arg("caption").arg(format!("@{}", dir.join("list.txt").display())).arg(dir.join("files"));
-    command.args(["-r", "--pack", "demo", "--backend", "cpu", "--steps", "2", "--propose", "3", "--sequences", "3"]);
-    command.args(["--in-flight", "1", "--quiet", "-o"]).arg(out).env_remove("MILS_PACKS");
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    for variable in ["MILS_PACK", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"] {
+        command.env_remove(variable);
+    }
+    for (name, place) in [("HF_HUB_CACHE", "hub"), ("HF_HOME", "hf"), ("MILS_HOME", "home"), ("MILS_PACKS", "packs")] {
+        command.env(name, dir.join("models").join(place));
+    }
+    command.env("XDG_DATA_HOME", dir.join("models/data")).env("MILS_CACHE", "off");
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Puts the bundled models on a hub, as a pack that is to be downloaded and has all modalities, and fetches it by a command
+/// that is killed now and then.
+fn download(dir: &Path, dice: &mut Dice) {
+    let (server, packs) = (HubServer::start(), dir.join("models/packs"));
+    fs::create_dir_all(&packs).unwrap();
+    let bundled = demo().join("pack");
+    let mut definition = fs::read_to_string(demo().join("../packs/demo.toml")).unwrap();
+    let mut change = |from: &str, to: &str| {
+        assert!(definition.contains(from), "{from}");
+        definition = definition.replace(from, to);
+    };
+    change("name = \"demo\"", "name = \"tiny\"");
+    change("root = \"../demo/pack\"\n", "");
+    change("automatic = false\n", "");
+    change(
+        "path = \"generator.gguf\"",
+        "source = { repo = \"tiny/llm\", file = \"generator.gguf\", licence = \"MIT\" }",
+    );
+    let gguf = fs::read(bundled.join("generator.gguf")).unwrap();
+    server.commit("tiny/llm", &[("generator.gguf", &gguf, Kind::Large)]);
+    for (folder, initial) in [("clip", "initial"), ("viclip", "initial-video"), ("clap", "initial-sound")] {
+        let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(bundled.join(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+            .collect();
+        files.sort();
+        let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+        change(
+            &format!("scorer = \"{folder}\""),
+            &format!("scorer = {{ repo = \"tiny/{folder}\", licence = \"MIT\", files = {names:?} }}"),
+        );
+        let kind = |name: &str| if name.ends_with(".json") { Kind::Small } else { Kind::Large };
+        let files: Vec<_> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..], kind(name))).collect();
+        server.commit(&format!("tiny/{folder}"), &files);
+        fs::copy(bundled.join(format!("{initial}.txt")), packs.join(format!("{initial}.txt"))).unwrap();
+    }
+    fs::write(packs.join("tiny.toml"), definition).unwrap();
+    server.fail("GET", "/cdn/", 100, Fault::Slow(128 << 10, Duration::from_millis(20)));
+    let get = || {
+        let mut command = command(dir);
+        command.args(["models", "get", "tiny"]).env("HF_ENDPOINT", server.endpoint());
+        command.spawn().unwrap()
+    };
+    for _ in 0..GET_KILLS {
+        let mut child = get();
+        std::thread::sleep(Duration::from_millis(100 + dice.roll(400)));
+        assert!(child.try_wait().unwrap().is_none(), "it was too quick to be killed");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(get().wait().unwrap().success());
+    let from = server.seen().iter().filter(|seen| seen.from.is_some()).count();
+    assert!(from > 0, "nothing was taken up of what had come");
+}
+
+/// Starts captioning, with the only pack that is installed, and no hub. One file at a time: in company, llama.cpp's floats depend on it in their last bits.
+fn spawn(dir: &Path, out: &Path) -> Child {
+    let mut command = command(dir);
+    command
+        .env("HF_HUB_OFFLINE", "1")
+        .arg("caption")
+        .arg(format!("@{}", dir.join("list.txt").display()))
+        .arg(dir.join("files"));
+    command.args(["-r", "--backend", "cpu", "--steps", "2", "--propose", "3", "--sequences", "3"]);
+    command.args(["--in-flight", "1", "--quiet", "-o"]).arg(out).spawn().unwrap()
 }
 
 /// The whole lines of an output; there are no others, at whatever moment it is looked at after a kill.
@@ -161,6 +237,8 @@ fn kill(dir: &Path, out: &Path, (start, each): (Duration, Duration), dice: &mut 
 fn two_hundred_files_and_fifty_kills_end_with_what_an_undisturbed_run_has() {
     let dir = tempfile::tempdir().unwrap();
     let folder = files(dir.path());
+    let mut dice = Dice(20_050);
+    download(dir.path(), &mut dice);
     let (whole, killed) = (dir.path().join("whole.jsonl"), dir.path().join("killed.jsonl"));
     let begin = Instant::now();
     let mut child = spawn(dir.path(), &whole);
@@ -181,7 +259,6 @@ fn two_hundred_files_and_fifty_kills_end_with_what_an_undisturbed_run_has() {
     // Of a video that was cut off, what is there may be enough.
     assert!((4..=8).contains(&of("cut")), "{failed:?}");
 
-    let mut dice = Dice(20_050);
     let (mut kills, mut begun) = (0, 0);
     let mut last = BTreeSet::new();
     while kills < KILLS {
@@ -215,6 +292,6 @@ fn two_hundred_files_and_fifty_kills_end_with_what_an_undisturbed_run_has() {
     }
     assert_eq!(found.len(), expected.len());
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 4, "the files, the list and two outputs: {left:?}");
+    assert_eq!(left.len(), 5, "the files, the list, the models and two outputs: {left:?}");
     drop(folder);
 }

@@ -178,6 +178,9 @@ pub fn ask(question: &str) -> Result<bool> {
     // Its line is not ended, so that the answer stands beside it.
     eprint!("{question} [y/N] ");
     let mut answer = String::new();
-    stdin().read_line(&mut answer)?;
+    if stdin().read_line(&mut answer)? == 0 {
+        // Nobody has ended the line.
+        eprintln!();
+    }
     Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }

@@ -25,7 +25,7 @@ impl Bars {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let multi = MultiProgress::with_draw_target(target);
         let all = multi.add(ProgressBar::new(total));
-        style(&all, "{spinner:.green} {bytes} of {total_bytes} · {bytes_per_sec} · {eta} left {wide_msg}");
+        style(&all, "{spinner:.green} {decimal_bytes} of {decimal_total_bytes} · {decimal_bytes_per_sec} · {eta} left {wide_msg}");
         all.enable_steady_tick(Duration::from_millis(120));
         Self { multi, all, files: Mutex::default(), noted: Mutex::default(), quiet, cancel: Arc::clone(cancel) }
     }
@@ -75,7 +75,7 @@ impl Watch for Bars {
         let mut files = self.files();
         let bar = files.entry(key(file)).or_insert_with(|| {
             let bar = self.multi.insert_before(&self.all, ProgressBar::no_length());
-            style(&bar, "  {bar:24} {bytes:>10} of {total_bytes:<10} {wide_msg}");
+            style(&bar, "  {bar:24} {decimal_bytes:>10} of {decimal_total_bytes:<10} {wide_msg}");
             bar.set_message(format!("{}/{}", file.repo, file.file));
             // What was expected of all counts it already, where its size was known.
             if let (None, Some(total)) = (file.size, total) {

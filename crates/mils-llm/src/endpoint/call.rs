@@ -34,13 +34,24 @@ pub(super) struct Line {
 pub(super) struct Fault {
     /// One line.
     pub problem: String,
+    /// What else it tells of.
+    pub of: Of,
+}
+
+/// What a call without an answer tells of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    /// Nothing.
+    One,
     /// The same call will never be answered, nor will others like it.
-    pub fatal: bool,
+    Alike,
+    /// Nobody is there to answer, as often as that was tried.
+    All,
 }
 
 /// What to do after an attempt.
 enum Attempt {
-    Again { problem: String, after: Option<Duration> },
+    Again { problem: String, after: Option<Duration>, of: Of },
     Never(String),
 }
 
@@ -106,14 +117,14 @@ impl Line {
             if cancelled() {
                 break;
             }
-            let (problem, after) = match read(send()) {
+            let (problem, after, of) = match read(send()) {
                 Ok(answer) => return Ok(answer),
-                Err(Attempt::Never(problem)) => return Err(Fault { problem, fatal: true }),
-                Err(Attempt::Again { problem, after }) => (problem, after),
+                Err(Attempt::Never(problem)) => return Err(Fault { problem, of: Of::Alike }),
+                Err(Attempt::Again { problem, after, of }) => (problem, after, of),
             };
             if attempt >= attempts {
                 let problem = if attempt == 1 { problem } else { format!("{problem} ({attempt} attempts)") };
-                return Err(Fault { problem, fatal: false });
+                return Err(Fault { problem, of });
             }
             let end = Instant::now() + after.unwrap_or(pause).min(LONGEST_PAUSE);
             while Instant::now() < end && !cancelled() {
@@ -121,23 +132,27 @@ impl Line {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        Err(Fault { problem: String::new(), fatal: false })
+        Err(Fault { problem: String::new(), of: Of::One })
     }
 }
 
 /// The answer in a response, or what is wrong with it.
 fn read<T: serde::de::DeserializeOwned>(response: Result<Response<Body>, ureq::Error>) -> Result<T, Attempt> {
-    let again = |problem: String| Attempt::Again { problem, after: None };
+    let again = |problem: String, of: Of| Attempt::Again { problem, after: None, of };
     let mut response = response.map_err(|error| match error {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             Attempt::Never(format!("is no URL that can be asked ({error})"))
         }
         ureq::Error::HostNotFound => Attempt::Never("there is no such host; check the URL".into()),
-        error => again(format!("no answer: {}; is the server up?", one_line(&error.to_string()))),
+        error => {
+            // One that takes the call and is slow may be in time for others.
+            let of = if matches!(error, ureq::Error::Timeout(_)) { Of::One } else { Of::All };
+            again(format!("no answer: {}; is the server up?", one_line(&error.to_string())), of)
+        }
     })?;
     let (status, after) = (response.status().as_u16(), retry_after(response.headers()));
     let body = response.body_mut().with_config().limit(MOST_BYTES).lossy_utf8(true).read_to_string();
-    let body = body.map_err(|e| again(format!("the answer broke off: {}", one_line(&e.to_string()))))?;
+    let body = body.map_err(|e| again(format!("the answer broke off: {}", one_line(&e.to_string())), Of::One))?;
     match status {
         200..=299 => serde_json::from_str(&body).map_err(|_| {
             Attempt::Never(format!("this is no answer of an OpenAI-compatible endpoint: {}", beginning(&body)))
@@ -152,7 +167,7 @@ fn read<T: serde::de::DeserializeOwned>(response: Result<Response<Body>, ureq::E
             told(&body)
         ))),
         408 | 425 | 429 | 500..=599 => {
-            Err(Attempt::Again { problem: format!("it failed ({status}): {}", told(&body)), after })
+            Err(Attempt::Again { problem: format!("it failed ({status}): {}", told(&body)), after, of: Of::One })
         }
         _ => Err(Attempt::Never(format!("it refuses ({status}): {}", told(&body)))),
     }
@@ -272,7 +287,7 @@ impl Call {
         let Completion { choices, usage } = completion;
         let choice = choices.into_iter().next().ok_or_else(|| Fault {
             problem: "an answer without `choices`; is this an OpenAI-compatible endpoint?".into(),
-            fatal: true,
+            of: Of::Alike,
         })?;
         let cut_off = choice.finish_reason.as_deref() == Some("length");
         let parsed = parse_list(&choice.message.content.unwrap_or_default(), cut_off, self.lines);

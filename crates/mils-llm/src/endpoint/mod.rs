@@ -12,7 +12,7 @@ mod tests;
 use crate::generator::check_sampling;
 use crate::meter::Meter;
 use crate::sequence::{answer_tokens, mix};
-use call::{Call, Fault, Line, Message, Question};
+use call::{Call, Fault, Line, Message, Of, Question};
 use mils_optim::prompt::{Messages, PromptError, PromptTemplate};
 use mils_optim::{BoxError, Generator, Proposals, Request, Unusable, UnusableReason};
 use std::ops::ControlFlow;
@@ -262,10 +262,16 @@ impl Generator for EndpointGenerator {
                     }
                 }
                 // Nothing else will come of the others either.
-                Ok((_, Err(Fault { fatal: true, problem }))) if came == 0 => {
+                Ok((_, Err(Fault { of: Of::Alike | Of::All, problem }))) if came == 0 => {
                     return Err(self.shared.line.error(problem).into());
                 }
-                Ok((number, Err(fault))) => failed.push((number, fault)),
+                Ok((number, Err(fault))) => {
+                    let all = fault.of == Of::All;
+                    failed.push((number, fault));
+                    if all {
+                        break;
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) if !self.shared.options.cancel.load(Ordering::SeqCst) => {}
                 Err(_) => break,
             }

@@ -180,6 +180,26 @@ fn a_server_that_is_not_there_or_says_too_much_is_an_error() {
 }
 
 #[test]
+fn a_server_that_has_gone_is_not_waited_for_with_every_call() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken);
+    // It takes calls and ends them at once.
+    std::thread::spawn(move || {
+        for _ in listener.incoming() {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let options = EndpointOptions { model: Some("tiny".into()), ..options(&url) };
+    let mut generator = EndpointGenerator::open(options, template()).unwrap();
+    let error = ask(&mut generator, 200).unwrap_err();
+    assert!(error.contains("is the server up?") && error.contains("3 attempts"), "{error}");
+    // Of a hundred calls those that were under way, and their like that had begun by then.
+    assert!(taken.load(Ordering::SeqCst) <= 2 * 3 * 3, "{taken:?}");
+}
+
+#[test]
 fn a_run_that_is_cancelled_waits_for_nobody() {
     let (url, seen) = serve(|n, _| {
         if n > 0 {

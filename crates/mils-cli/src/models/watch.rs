@@ -25,7 +25,10 @@ impl Bars {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let multi = MultiProgress::with_draw_target(target);
         let all = multi.add(ProgressBar::new(total));
-        style(&all, "{spinner:.green} {decimal_bytes} of {decimal_total_bytes} · {decimal_bytes_per_sec} · {eta} left {wide_msg}");
+        style(
+            &all,
+            "{spinner:.green} {decimal_bytes} of {decimal_total_bytes} · {decimal_bytes_per_sec} · {eta} left {wide_msg}",
+        );
         all.enable_steady_tick(Duration::from_millis(120));
         Self { multi, all, files: Mutex::default(), noted: Mutex::default(), quiet, cancel: Arc::clone(cancel) }
     }

@@ -199,6 +199,12 @@ pub enum Kernel {
     MeanRows,
     /// blend.wgsl
     Blend,
+    /// unfold.wgsl
+    Unfold,
+    /// max_pool.wgsl
+    MaxPool,
+    /// gram.wgsl
+    Gram,
     /// probe_arithmetic.wgsl, probe_bytes.wgsl or probe_matrices.wgsl
     Probe(Probe),
 }
@@ -253,6 +259,9 @@ impl Kernel {
             Self::Rope,
             Self::MeanRows,
             Self::Blend,
+            Self::Unfold,
+            Self::MaxPool,
+            Self::Gram,
         ];
         all.extend(BIASED_QUADS.map(Self::AttentionBias));
         all.extend(ATTENTION.map(Self::Attention));
@@ -347,6 +356,9 @@ impl Kernel {
             }
             Self::MeanRows => include_str!("mean_rows.wgsl").to_owned(),
             Self::Blend => include_str!("blend.wgsl").to_owned(),
+            Self::Unfold => include_str!("unfold.wgsl").to_owned(),
+            Self::MaxPool => include_str!("max_pool.wgsl").to_owned(),
+            Self::Gram => include_str!("gram.wgsl").to_owned(),
         };
         // Directives come before all else. Subgroups want none of naga yet.
         let directives =

@@ -4,7 +4,7 @@ them.
 Run with the packages of requirements.txt; the results are committed, and no test needs Python. README.md says what each
 folder is, and check_fixtures.py loads them all anew. `--demo-pack` makes only what belongs to the bundled models, with
 the packages of models/demo/train/requirements.txt, pillow==12.1.1 and the `ffmpeg` command: run it after they were
-trained again. Names of families (clip, siglip, open_clip, clap, viclip, imagebind) make only theirs. Every random
+trained again. Names of families (clip, siglip, open_clip, clap, viclip, imagebind, vgg) make only theirs. Every random
 checkpoint is odd on purpose: head dims 24, 40, 64, 72 and 80, widths not divisible by 64, every activation and pooling
 rule, 1 to 729 image tokens, f32, f16 and bf16 at rest, one file and shards.
 """
@@ -96,6 +96,10 @@ def main(families):
         from fixtures import imagebind
 
         imagebind.make()
+    if "vgg" in families:
+        from fixtures import vgg
+
+        vgg.make()
 
 
 if __name__ == "__main__":
@@ -109,7 +113,7 @@ if __name__ == "__main__":
 
         clap.make_of_true_size()
     else:
-        main(asked or ["clip", "siglip", "open_clip", "clap", "viclip", "imagebind"])
+        main(asked or ["clip", "siglip", "open_clip", "clap", "viclip", "imagebind", "vgg"])
         if not asked:
             demo_pack()
             demo_video.make()

@@ -128,7 +128,7 @@ fn a_build_that_fails_or_is_killed_goes_on_where_it_was() {
     while std::mem::replace(&mut asked, called.load(Ordering::SeqCst)) != asked {
         std::thread::sleep(Duration::from_millis(300));
     }
-    let (code, _, stderr) = run(&mut mils().args(build(&url, &labels, &out)));
+    let (code, _, stderr) = run(mils().args(build(&url, &labels, &out)));
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains(&format!("{before} of 40 labels are done")), "{stderr}");
     assert!(called.load(Ordering::SeqCst) - asked <= 40 - before, "what was kept is not asked again");

@@ -25,6 +25,7 @@
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod convolution;
 mod held;
 mod linear;
 pub mod math;

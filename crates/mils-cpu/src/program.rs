@@ -1,6 +1,7 @@
 //! Graphs on the CPU: which buffer each value lives in, and the loop over the nodes.
 
 use crate::attention::Bias;
+use crate::convolution::{self, Windows};
 use crate::held::Held;
 use crate::ops::{self, AttentionShape, Epilogue};
 use crate::tiled::{self, Packed, Scratch};
@@ -238,6 +239,17 @@ impl CpuProgram {
                 let s = shape(image);
                 ops::patchify(out, value(image), [s[0], s[1], s[2], s[3]], patch);
             }
+            Op::Unfold { x, kernel, stride, padding } => {
+                let (s, o) = (shape(x), &self.graph.nodes()[node].shape);
+                let windows = Windows { image: [s[1], s[2], s[3]], out: [o[1], o[2]], kernel, stride, padding };
+                convolution::unfold(out, value(x), windows);
+            }
+            Op::MaxPool { x, kernel, stride } => {
+                let (s, o) = (shape(x), &self.graph.nodes()[node].shape);
+                let windows = Windows { image: [s[1], s[2], s[3]], out: [o[1], o[2]], kernel, stride, padding: 0 };
+                convolution::max_pool(out, value(x), windows);
+            }
+            Op::Gram { x, scale } => convolution::gram(out, value(x), shape(x)[1], shape(x)[2], scale),
             Op::PrependToken { token, x } => ops::prepend(out, value(token), value(x), shape(x)[1]),
             Op::Rope { x, cos, sin, heads } => {
                 ops::rope(out, value(x), [cos, sin].map(value), heads, shape(cos)[1]);

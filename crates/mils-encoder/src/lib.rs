@@ -8,7 +8,9 @@
 //! Sounds are CLAP's: [`ClapFiles`] opens such a folder, which [`hears_sounds`] tells, and [`ClapEncoder`] embeds samples and
 //! texts.
 //!
-//! [`AnyFiles`] opens any of these, by what the folder holds.
+//! [`VggFiles`] opens a VGG, which embeds nothing: it tells how far apart the style and the content of two pictures are.
+//!
+//! [`AnyFiles`] opens any of the others, by what the folder holds.
 //!
 //! [`ModelFiles::open`] reads and checks a checkpoint folder and tells by its files what it is; [`ModelFiles::load`]
 //! puts its weights on a backend; the resulting [`Encoder`] embeds. The forward pass is written once, as a
@@ -45,6 +47,7 @@ mod sound;
 mod tensors;
 mod texts;
 mod tokenizer;
+mod vgg;
 mod video;
 mod weights;
 
@@ -63,4 +66,5 @@ pub use sound::{
     AudioTower, ClapEncoder, ClapFiles, Crops, Mels, Padding, RobertaTower, SoundArchitecture, SoundEncoder,
     SoundFeatures, Stage, Truncation, hears_sounds,
 };
+pub use vgg::{Convolution, StyleFeatures, Vgg, VggArchitecture, VggFiles};
 pub use weights::Precision;

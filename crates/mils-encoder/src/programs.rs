@@ -33,6 +33,24 @@ impl<K: Eq + Hash> Programs<K> {
         shape: [usize; 2],
         (model, tower): (&str, &'static str),
     ) -> Result<Vec<f32>, EncoderError> {
+        let out = self.run_all(key, graph, inputs, (model, tower))?.into_iter().next().unwrap_or_default();
+        if out.len() != shape[0] * shape[1] {
+            return Err(TensorError::Elements { shape: shape.to_vec(), found: out.len() }.into());
+        }
+        Ok(out)
+    }
+
+    /// The elements of every output of one run of a program, which is compiled where it is new.
+    ///
+    /// # Errors
+    /// If there can be no such graph, the device fails, or an output is not finite.
+    pub(crate) fn run_all(
+        &mut self,
+        key: K,
+        graph: impl FnOnce() -> Result<Graph, GraphError>,
+        inputs: &[HostTensor],
+        (model, tower): (&str, &'static str),
+    ) -> Result<Vec<Vec<f32>>, EncoderError> {
         if self.made.len() >= MOST_PROGRAMS && !self.made.contains_key(&key) {
             self.made.clear();
         }
@@ -40,13 +58,11 @@ impl<K: Eq + Hash> Programs<K> {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(self.weights.compile(&graph()?)?),
         };
-        let out = program.run(inputs)?.into_iter().next().and_then(HostTensor::into_f32).unwrap_or_default();
-        if out.len() != shape[0] * shape[1] {
-            return Err(TensorError::Elements { shape: shape.to_vec(), found: out.len() }.into());
-        }
-        if !out.iter().all(|v| v.is_finite()) {
+        let outputs = program.run(inputs)?.into_iter().map(|out| out.into_f32().unwrap_or_default());
+        let outputs: Vec<Vec<f32>> = outputs.collect();
+        if !outputs.iter().flatten().all(|v| v.is_finite()) {
             return Err(EncoderError::NotFinite { model: model.to_owned(), tower });
         }
-        Ok(out)
+        Ok(outputs)
     }
 }

@@ -36,6 +36,8 @@ pub(crate) enum View {
     },
     /// Rows and columns exchanged.
     Transposed,
+    /// A convolution's weight [out, in, p, p] as [out, p, p, in].
+    ChannelsLast,
 }
 
 /// Where a tensor is in a checkpoint.
@@ -108,6 +110,12 @@ impl Tensor {
     pub(crate) fn convolution_of_frames(&self, name: impl Into<String>, patch: usize) -> Source {
         let shape = vec![self.shape[0], 3, 1, patch, patch];
         Source { name: name.into(), shape, view: View::Whole }
+    }
+
+    /// A convolution's weight [out, in, p, p], of which this is the matrix with the channels of a pixel together.
+    pub(crate) fn channels_last(&self, name: impl Into<String>, channels: usize, kernel: usize) -> Source {
+        let shape = vec![self.shape[0], channels, kernel, kernel];
+        Source { name: name.into(), shape, view: View::ChannelsLast }
     }
 
     /// A convolution's weight [out, 3, p, p], of which this is the matrix.

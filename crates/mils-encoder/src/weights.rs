@@ -159,9 +159,9 @@ impl Checkpoint {
         let stored = HostTensor::shared(stored, shape, bytes, range)?;
         finite(&stored).map_err(fail)?;
         let made = match (source.view, &entry.shape[..]) {
-            (View::Transposed, &[rows, columns]) => {
-                let turned = transposed(&stored, [rows, columns])?;
-                in_precision(turned, precision)
+            (View::Transposed, &[rows, columns]) => in_precision(transposed(&stored, [rows, columns])?, precision),
+            (View::ChannelsLast, &[_, channels, height, width]) => {
+                in_precision(transposed(&stored, [channels, height * width])?, precision)
             }
             _ => in_precision(stored.clone(), precision),
         };
@@ -173,10 +173,11 @@ impl Checkpoint {
     }
 }
 
-/// The tensor under the same shape, of a matrix of these rows and columns read column by column.
+/// The tensor under the same shape, of matrices of these rows and columns, each read column by column.
 fn transposed(tensor: &HostTensor, [rows, columns]: [usize; 2]) -> Result<HostTensor, TensorError> {
     fn turn<T: Copy>(data: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
-        (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).map(|i| data[i]).collect()
+        let places = || (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c));
+        data.chunks_exact(rows * columns).flat_map(|matrix| places().map(|i| matrix[i])).collect()
     }
     let (shape, size) = (tensor.shape(), [rows, columns]);
     match tensor.data() {

@@ -152,6 +152,22 @@ fn node_dispatches(graph: &Graph, node: usize, target: &Target<'_>) -> Result<Ve
             let s = shape(image);
             done(Kernel::Patchify, vec![elements, stride, s[1], s[2], s[3], patch, 0, 0], vec![image], flat)
         }
+        Op::Unfold { x, kernel, stride: step, padding } => {
+            let (s, o) = (shape(x), &graph.nodes()[node].shape);
+            let params = vec![elements, stride, s[1], s[2], s[3], kernel, step, padding, o[1], o[2], 0, 0];
+            done(Kernel::Unfold, params, vec![x], flat)
+        }
+        Op::MaxPool { x, kernel, stride: step } => {
+            let (s, o) = (shape(x), &graph.nodes()[node].shape);
+            let params = vec![elements, stride, s[1], s[2], s[3], kernel, step, o[1], o[2], 0, 0, 0];
+            done(Kernel::MaxPool, params, vec![x], flat)
+        }
+        Op::Gram { x, scale } => {
+            let s = shape(x);
+            let blocks = s[2].div_ceil(16);
+            let params = vec![s[1] as u32, s[2] as u32, scale.to_bits(), 0];
+            dispatch(Kernel::Gram, params, vec![x], [blocks, blocks, s[0]], most).map(one)
+        }
         Op::Rope { x, cos, sin, .. } => {
             let s = shape(x);
             done(Kernel::Rope, vec![elements, stride, s[1], s[2], width(cos), 0, 0, 0], vec![x, cos, sin], flat)

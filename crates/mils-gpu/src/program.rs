@@ -19,7 +19,7 @@ pub(crate) struct GpuWeights {
 type Buffers = Vec<wgpu::Buffer>;
 
 /// Bytes of one dispatch's parameters, at most.
-const PARAMETERS: u32 = 32;
+const PARAMETERS: u32 = 64;
 /// What errors say was being done.
 const RUNNING: &str = "running a graph";
 const READING: &str = "reading back from the GPU";

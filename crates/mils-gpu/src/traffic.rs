@@ -57,6 +57,21 @@ pub(crate) fn accesses(kernel: Kernel, params: &[u32], grid: [u32; 3]) -> Vec<u6
             vec![batch * tokens * width, batch * width]
         }
         Kernel::Blend => vec![elements; 5],
+        Kernel::Unfold => {
+            let [height, width, channels, kernel, step, padding, down, across] = [2, 3, 4, 5, 6, 7, 8, 9].map(p);
+            // Places of windows along a side that lie in the image.
+            let inside = |side: u64, windows: u64| {
+                let places = (0..windows).flat_map(|w| (0..kernel).map(move |k| w * step + k));
+                places.filter(|&place| (padding..padding + side).contains(&place)).count() as u64
+            };
+            let batch = elements / (down * across * kernel * kernel * channels).max(1);
+            vec![batch * inside(height, down) * inside(width, across) * channels, elements]
+        }
+        Kernel::MaxPool => vec![elements * p(5) * p(5), elements],
+        Kernel::Gram => {
+            let (rows, width, batch) = (p(0), p(1), u64::from(grid[2]));
+            vec![2 * batch * rows * width * u64::from(grid[0]), batch * width * width]
+        }
         Kernel::Add => vec![elements; 3],
         Kernel::Activation(_) | Kernel::Patchify => vec![elements; 2],
         Kernel::PrependToken => {

@@ -48,6 +48,9 @@ pub(crate) fn name(kernel: Kernel) -> String {
         Kernel::AttentionBias(_) => "attention with bias".into(),
         Kernel::MeanRows => "mean of rows".into(),
         Kernel::Blend => "blend".into(),
+        Kernel::Unfold => "unfold".into(),
+        Kernel::MaxPool => "max pool".into(),
+        Kernel::Gram => "gram".into(),
     }
 }
 

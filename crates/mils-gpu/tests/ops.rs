@@ -467,6 +467,39 @@ fn moving_values() {
 }
 
 #[test]
+fn convolutions() {
+    let backends = backends();
+    for ([height, width, channels], kernel, stride, padding) in [
+        ([7, 10, 3], 3, 1, 1),
+        ([7, 10, 3], 3, 2, 1),
+        ([9, 5, 17], 5, 3, 2),
+        ([6, 6, 8], 1, 1, 0),
+        ([5, 8, 4], 5, 1, 0),
+    ] {
+        let mut c = Case::new(31);
+        let x = c.input(&[2, height, width, channels]);
+        let rows = c.graph.unfold(x, kernel, stride, padding).unwrap();
+        let weight = c.weight(&[12, kernel * kernel * channels]);
+        let bias = c.weight(&[12]);
+        let op = Linear { x: rows, weight, bias: Some(bias), activation: Activation::Relu, residual: None };
+        let out = c.graph.linear(op).unwrap();
+        c.agrees(&format!("{kernel} x {kernel} of {height} x {width} at steps of {stride}"), &backends, out);
+    }
+    for (kernel, stride) in [(2, 2), (3, 2), (1, 1), (7, 1)] {
+        let mut c = Case::new(32);
+        let x = c.input(&[2, 7, 10, 5]);
+        let out = c.graph.max_pool(x, kernel, stride).unwrap();
+        c.agrees(&format!("maxima of {kernel} x {kernel} at steps of {stride}"), &backends, out);
+    }
+    for (rows, width) in [(1, 1), (16, 16), (33, 20), (100, 7)] {
+        let mut c = Case::new(33);
+        let x = c.input(&[3, rows, width]);
+        let out = c.graph.gram(x, 1.0 / (rows * width) as f32).unwrap();
+        c.agrees(&format!("gram of {rows} x {width}"), &backends, out);
+    }
+}
+
+#[test]
 fn attention_with_a_bias() {
     let backends = backends();
     // Windows with a bias each and one for all, fewer and more queries than a workgroup has, keys that fill no tile, and

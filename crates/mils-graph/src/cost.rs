@@ -108,6 +108,7 @@ impl Graph {
             Op::BiasedAttention(BiasedAttention { q, k, .. }) => {
                 4 * self.node(q).elements() as u64 * self.shape(k)[1] as u64
             }
+            Op::Gram { x, .. } => 2 * self.node(x).elements() as u64 * self.shape(x)[2] as u64,
             _ => 0,
         }
     }
@@ -260,6 +261,23 @@ mod tests {
         let (all, row) = (2 * 5 * 3 * 4, 2 * 3 * 4);
         assert_eq!(g.node_cost(1, F32), Cost { flops: 0, read: all, written: row });
         assert_eq!(g.node_cost(2, F32), Cost { flops: 0, read: all + row, written: all });
+    }
+
+    #[test]
+    fn a_convolution_costs_its_product_and_the_rows_before_it() {
+        let mut g = Graph::new();
+        let x = g.input("x", &[2, 4, 6, 5]).unwrap();
+        let rows = g.unfold(x, 3, 1, 1).unwrap();
+        let weight = g.weight("w", &[7, 45]).unwrap();
+        let op = Linear { x: rows, weight, bias: None, activation: Activation::None, residual: None };
+        let y = g.linear(op).unwrap();
+        let flat = g.reshape(y, &[2, 24, 7]).unwrap();
+        let gram = g.gram(flat, 1.0).unwrap();
+        g.output(gram);
+        let (image, unfolded, result) = (2 * 24 * 5 * 4, 2 * 24 * 45 * 4, 2 * 24 * 7 * 4);
+        assert_eq!(g.node_cost(1, F32), Cost { flops: 0, read: image, written: unfolded });
+        assert_eq!(g.node_cost(3, F32).flops, 2 * 2 * 24 * 45 * 7);
+        assert_eq!(g.node_cost(5, F32), Cost { flops: 2 * 2 * 24 * 7 * 7, read: result, written: 2 * 49 * 4 });
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! compiles graphs to [`Program`]s, which are then run many times. `mils-cpu` and `mils-gpu` are such backends.
 //!
 //! This crate computes nothing, names no device and reads no file. It is no general tensor library: the ops are
-//! those that CLIP-like encoders need, and all activations are row-major f32. Weights may be held in 16 bits.
+//! those that CLIP-like encoders and VGG's convolutions need, and all activations are row-major f32. Weights may be held in 16 bits.
 //!
 //! ```
 //! use mils_graph::{Activation, Graph, Linear};
@@ -22,6 +22,7 @@
 
 mod backend;
 mod check;
+mod convolution;
 mod cost;
 mod elements;
 mod graph;

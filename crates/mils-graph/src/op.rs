@@ -145,6 +145,37 @@ pub enum Op {
         /// p, at most H and W
         patch: usize,
     },
+    /// The neighbourhoods of a convolution as rows: `[B, H, W, C]` -> `[B, H', W', k·k·C]` with H' = ⌊(H + 2·padding - k) /
+    /// stride⌋ + 1, and W' alike. Element (y·k + x)·C + c of a row is channel c of its window at (y, x), 0 outside the image.
+    /// With a convolution weight `[N, C, k, k]` laid out as `[N, k·k·C]`, [`Op::Linear`] of it is that convolution
+    /// (`torch.nn.functional.conv2d`, channels last).
+    Unfold {
+        /// `[B, H, W, C]`
+        x: ValueId,
+        /// k
+        kernel: usize,
+        /// From one window to the next.
+        stride: usize,
+        /// Rows and columns of zeros on every side, fewer than k.
+        padding: usize,
+    },
+    /// Maxima over windows: `[B, H, W, C]` -> `[B, ⌊(H - k) / stride⌋ + 1, ⌊(W - k) / stride⌋ + 1, C]`
+    /// (`torch.nn.functional.max_pool2d`, channels last). NaN may be lost.
+    MaxPool {
+        /// `[B, H, W, C]`
+        x: ValueId,
+        /// k
+        kernel: usize,
+        /// From one window to the next.
+        stride: usize,
+    },
+    /// Gram matrices: `scale · xᵀ x` of every sequence, `[B, S, D]` -> `[B, D, D]`.
+    Gram {
+        /// `[B, S, D]`
+        x: ValueId,
+        /// Usually 1/(S·D)
+        scale: f32,
+    },
     /// Puts one row before every sequence: `[D]`, `[B, S, D]` -> `[B, S+1, D]`.
     PrependToken {
         /// `[D]`
@@ -232,7 +263,13 @@ impl Op {
             Op::Rope { x, cos, sin, .. } => vec![x, cos, sin],
             Op::GatherRows { x, rows } => vec![x, rows],
             Op::Blend { a, b, gate, shared } => vec![a, b, gate, shared],
-            Op::MeanRows { x } | Op::L2Normalize { x } | Op::Activation { x, .. } | Op::Reshape { x } => vec![x],
+            Op::MeanRows { x }
+            | Op::L2Normalize { x }
+            | Op::Activation { x, .. }
+            | Op::Reshape { x }
+            | Op::Unfold { x, .. }
+            | Op::MaxPool { x, .. }
+            | Op::Gram { x, .. } => vec![x],
         }
     }
 }

@@ -166,12 +166,11 @@ fn kind_of(begin: &[u8], path: &Path, column: bool) -> Kind {
     }
 }
 
+/// What is given each line with its number.
+type Each<'a> = dyn FnMut(u64, &str) -> Result<ControlFlow<()>, Fault> + 'a;
+
 /// Every line, without its end, with its number.
-fn lines(
-    reader: &mut impl BufRead,
-    longest: usize,
-    each: &mut dyn FnMut(u64, &str) -> Result<ControlFlow<()>, Fault>,
-) -> Result<(), Fault> {
+fn lines(reader: &mut impl BufRead, longest: usize, each: &mut Each<'_>) -> Result<(), Fault> {
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();

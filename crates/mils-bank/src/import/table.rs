@@ -28,11 +28,11 @@ pub(super) fn read(input: &mut impl Read, delimiter: u8, options: &Options, take
     let mut reader = builder.from_reader(input);
     let mut columns = None;
     if !options.no_header {
-        let names = reader.headers().map_err(fault)?.clone();
+        let names = reader.headers().map_err(|e| fault(&e))?.clone();
         columns = Some(chosen(&names, options)?);
     }
     let mut record = StringRecord::new();
-    while reader.read_record(&mut record).map_err(fault)? {
+    while reader.read_record(&mut record).map_err(|e| fault(&e))? {
         let columns = match &columns {
             Some(columns) => columns,
             None => columns.insert(chosen(&record, options)?),
@@ -65,7 +65,7 @@ fn chosen(first: &StringRecord, options: &Options) -> Result<Vec<usize>, Fault> 
     column.map(|column| vec![column]).ok_or_else(|| Fault::at(1, format!("there is no column `{wanted}`; {}", known())))
 }
 
-fn fault(error: csv::Error) -> Fault {
+fn fault(error: &csv::Error) -> Fault {
     let line = error.position().map(csv::Position::line);
     let problem = match error.kind() {
         ErrorKind::UnequalLengths { expected_len, len, .. } => {

@@ -65,7 +65,7 @@ fn found(gpu: &Gpu, graph: &Graph, (node, d): &(usize, Dispatch), fill: u32) -> 
     let read_back = shared.scope("counting", || {
         let pipeline = shared.compile_source("with counters", &source, &kinds);
         let mut params: Vec<u8> = bytemuck::cast_slice(&d.params).to_vec();
-        params.resize(32, 0);
+        params.resize(64, 0);
         let operands = d.reads.iter().map(|read| match read {
             crate::lower::Read::Whole(id) | crate::lower::Read::Part(id, _) => graph.node(*id),
         });
@@ -230,8 +230,13 @@ fn all_else_accesses_what_is_counted() {
         let turned = g.rope(turned, cos, sin, 2).unwrap();
         let shared = g.mean_rows(turned).unwrap();
         let blended = g.blend([turned, turned], turned, shared).unwrap();
-        [patches, x, blended].into_iter().for_each(|id| g.output(id));
+        let picture = g.input("picture", &[2, 7, 10, 5]).unwrap();
+        let windows = g.unfold(picture, 3, 2, 1).unwrap();
+        let pooled = g.max_pool(windows, 2, 1).unwrap();
+        let rows = g.reshape(windows, &[2, 20, 45]).unwrap();
+        let gram = g.gram(rows, 0.01).unwrap();
+        [patches, x, blended, pooled, gram].into_iter().for_each(|id| g.output(id));
         let kernels = agrees(&gpu, &g, DType::F16, 0);
-        assert_eq!(kernels.len(), 10, "{kernels:?}");
+        assert_eq!(kernels.len(), 13, "{kernels:?}");
     }
 }

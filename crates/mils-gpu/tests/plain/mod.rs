@@ -85,6 +85,54 @@ fn compute<'a>(graph: &Graph, op: &Op, value: &dyn Fn(ValueId) -> &'a [f64]) -> 
         Op::GatherRows { x, rows } => gather(x, rows),
         Op::Add { a, b } => value(a).iter().zip(value(b).iter().cycle()).map(|(a, b)| a + b).collect(),
         Op::Patchify { image, patch } => patchify(value(image), shape(image), patch),
+        Op::Unfold { x, kernel, stride, padding } => {
+            let &[batch, height, width, channels] = shape(x) else { unreachable!("checked by the graph") };
+            let at = |b: usize, y: usize, column: usize, c: usize| match (
+                y.checked_sub(padding),
+                column.checked_sub(padding),
+            ) {
+                (Some(y), Some(column)) if y < height && column < width => {
+                    value(x)[((b * height + y) * width + column) * channels + c]
+                }
+                _ => 0.0,
+            };
+            let fits =
+                |side: usize| (0..).map(move |i| i * stride).take_while(move |i| i + kernel <= side + 2 * padding);
+            let mut out = Vec::new();
+            for (b, (top, left)) in
+                (0..batch).flat_map(|b| fits(height).flat_map(move |y| fits(width).map(move |x| (b, (y, x)))))
+            {
+                for (y, column) in (0..kernel).flat_map(|y| (0..kernel).map(move |x| (y, x))) {
+                    out.extend((0..channels).map(|c| at(b, top + y, left + column, c)));
+                }
+            }
+            out
+        }
+        Op::MaxPool { x, kernel, stride } => {
+            let &[batch, height, width, channels] = shape(x) else { unreachable!("checked by the graph") };
+            let fits = |side: usize| (0..).map(move |i| i * stride).take_while(move |i| i + kernel <= side);
+            let mut out = Vec::new();
+            for (b, (top, left)) in
+                (0..batch).flat_map(|b| fits(height).flat_map(move |y| fits(width).map(move |x| (b, (y, x)))))
+            {
+                for c in 0..channels {
+                    let inside = (0..kernel * kernel).map(|i| (top + i / kernel, left + i % kernel));
+                    let all = inside.map(|(y, column)| value(x)[((b * height + y) * width + column) * channels + c]);
+                    out.push(all.fold(f64::NEG_INFINITY, f64::max));
+                }
+            }
+            out
+        }
+        Op::Gram { x, scale } => {
+            let (rows, width) = (shape(x)[1], shape(x)[2]);
+            let element = |sequence: &[f64], i: usize, j: usize| {
+                sequence.chunks(width).map(|row| row[i] * row[j]).sum::<f64>() * f64::from(scale)
+            };
+            let all = |sequence: &[f64]| -> Vec<f64> {
+                (0..width * width).map(|n| element(sequence, n / width, n % width)).collect()
+            };
+            value(x).chunks(rows * width).flat_map(all).collect()
+        }
         Op::PrependToken { token, x } => {
             let sequences = value(x).chunks(shape(x)[1] * shape(x)[2]);
             sequences.flat_map(|sequence| [value(token), sequence].concat()).collect()

@@ -12,7 +12,8 @@ mod tests;
 use crate::generator::check_sampling;
 use crate::meter::Meter;
 use crate::sequence::{answer_tokens, mix};
-use call::{Call, Fault, Line, Message, Question};
+use call::{Call, Line, Message, Question};
+use mils_http::Fault;
 use mils_optim::prompt::{Messages, PromptError, PromptTemplate};
 use mils_optim::{BoxError, Generator, Proposals, Request, Unusable, UnusableReason};
 use std::ops::ControlFlow;
@@ -262,7 +263,7 @@ impl Generator for EndpointGenerator {
                     }
                 }
                 // Nothing else will come of the others either.
-                Ok((_, Err(Fault { fatal: true, problem }))) if came == 0 => {
+                Ok((_, Err(Fault { fatal: true, problem, .. }))) if came == 0 => {
                     return Err(self.shared.line.error(problem).into());
                 }
                 Ok((number, Err(fault))) => failed.push((number, fault)),

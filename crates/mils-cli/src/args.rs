@@ -4,6 +4,7 @@ pub mod output;
 
 use self::output::OutputArgs;
 use crate::backend::{BackendChoice, MathChoice};
+use crate::generate::GenerateArgs;
 use crate::media::ModalityChoice;
 use crate::models::ModelsCommand;
 use crate::report::ReportArgs;
@@ -29,6 +30,8 @@ pub struct Cli {
 pub enum Command {
     /// Caption images, videos and sounds
     Caption(CaptionArgs),
+    /// Search for the prompt whose pictures show best what is asked for
+    Generate(Box<GenerateArgs>),
     /// Embed texts, images, videos and sounds
     Embed(EmbedArgs),
     /// Score texts by how well they describe images, videos and sounds
@@ -540,7 +543,7 @@ fn number(range: std::ops::RangeInclusive<i64>) -> clap::builder::RangedI64Value
     clap::value_parser!(u32).range(range)
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
+pub(crate) fn temperature(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
     if (0.0..=10.0).contains(&value) { Ok(value) } else { Err("expected 0 to 10".into()) }
 }

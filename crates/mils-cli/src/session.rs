@@ -344,13 +344,27 @@ fn generator_on_cpu(placement: Placement) -> Result<bool> {
 }
 
 /// A generator, and what it says of itself.
-struct Writer {
-    generator: AnyGenerator,
-    name: String,
+pub(crate) struct Writer {
+    pub(crate) generator: AnyGenerator,
+    pub(crate) name: String,
     /// Where it runs.
-    on: String,
+    pub(crate) on: String,
     /// Answers side by side.
-    sequences: usize,
+    pub(crate) sequences: usize,
+}
+
+impl Writer {
+    /// The pack's language model, or the one behind the endpoint, for one run at a time that asks for so many texts.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub(crate) fn open(pack: &Pack, options: &Options, backend: BackendChoice, propose: usize) -> Result<Self> {
+        let temperature = options.temperature.unwrap_or(pack.settings.temperature);
+        match &options.endpoint {
+            Some(endpoint) => open_endpoint(pack, endpoint, temperature, 1, options),
+            None => open_llama(pack, temperature, 1, generator_placement(backend), options, propose),
+        }
+    }
 }
 
 /// Calls that are under way at a time where nobody says how many.

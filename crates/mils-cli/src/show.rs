@@ -138,9 +138,14 @@ impl Display {
             }
             _ => return,
         };
+        self.doing(number, &status);
+    }
+
+    /// Says what is being done for a file.
+    pub fn doing(&self, number: usize, status: &str) {
         self.update(|files| {
             if let Some((_, doing)) = files.open.get_mut(&number) {
-                *doing = status;
+                status.clone_into(doing);
             }
         });
     }

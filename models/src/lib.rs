@@ -24,6 +24,7 @@
 
 mod amount;
 pub mod download;
+mod drawing;
 mod error;
 mod find;
 mod hub;
@@ -35,6 +36,7 @@ mod source;
 mod store;
 
 pub use amount::Amount;
+pub use drawing::{Drawing, GenerateFiles};
 pub use error::PackError;
 pub use find::{all, known, search_path};
 pub use hub::{Model, ModelError, hub_cache};

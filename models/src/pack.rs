@@ -1,5 +1,6 @@
 //! A pack: what its file says, and where what it names is.
 
+use crate::drawing::GenerateFiles;
 use crate::settings::{PromptFile, within};
 use crate::source::{ScorerFiles, Source, SourceFile};
 use crate::store::Store;
@@ -101,6 +102,9 @@ pub struct Pack {
     /// What describing sounds takes.
     #[serde(default)]
     pub sound: Option<ModalityFiles>,
+    /// What making pictures takes, beside what describing them does; see [`Pack::drawing`].
+    #[serde(default)]
+    pub generate: Option<GenerateFiles>,
     /// Settings.
     #[serde(default, rename = "loop")]
     pub settings: LoopSettings,
@@ -192,8 +196,10 @@ impl Pack {
     /// Prompts of a file are taken where the pack has none of its own.
     fn share_prompts(&mut self) -> Result<(), PackError> {
         let Some(path) = self.prompts.as_ref().map(|path| self.folder().join(path)) else { return Ok(()) };
-        let PromptFile { prompt, image, video, sound } = parse(&path, "no such file of prompts")?;
+        let PromptFile { prompt, image, video, sound, generate } = parse(&path, "no such file of prompts")?;
         let own = std::mem::take(&mut self.prompt);
+        let drawing = self.generate.get_or_insert_default();
+        drawing.prompt = std::mem::take(&mut drawing.prompt).or(generate);
         for (files, shared) in [(&mut self.image, image), (&mut self.video, video), (&mut self.sound, sound)] {
             if let Some(files) = files {
                 files.prompt = std::mem::take(&mut files.prompt).or(shared);
@@ -235,6 +241,7 @@ impl Pack {
         if self.prompt.user.is_empty() {
             return Err("`prompt.user` is missing".into());
         }
+        self.check_drawing()?;
         self.sections()
             .try_for_each(|(modality, files)| self.settings.with(&files.settings).check(&format!("{modality}.loop")))
     }

@@ -121,6 +121,8 @@ pub(crate) struct PromptFile {
     pub(crate) video: PromptChanges,
     #[serde(default)]
     pub(crate) sound: PromptChanges,
+    #[serde(default)]
+    pub(crate) generate: PromptChanges,
 }
 
 impl PromptChanges {

@@ -5,6 +5,7 @@ pub mod output;
 use self::output::OutputArgs;
 use crate::backend::{BackendChoice, MathChoice};
 use crate::bank::BankCommand;
+use crate::generate::GenerateArgs;
 use crate::media::ModalityChoice;
 use crate::models::ModelsCommand;
 use crate::report::ReportArgs;
@@ -30,6 +31,8 @@ pub struct Cli {
 pub enum Command {
     /// Caption images, videos and sounds
     Caption(CaptionArgs),
+    /// Search for the prompt whose pictures show best what is asked for
+    Generate(Box<GenerateArgs>),
     /// Embed texts, images, videos and sounds
     Embed(EmbedArgs),
     /// Score texts by how well they describe images, videos and sounds

@@ -39,6 +39,9 @@ pub struct StepDone {
     pub texts: Vec<String>,
     /// Their scores.
     pub scores: Vec<f32>,
+    /// New texts that the scorer failed for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unscored: Vec<String>,
 }
 
 /// Keeps steps, and gives back those that were kept.

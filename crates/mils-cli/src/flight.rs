@@ -9,7 +9,9 @@ use anyhow::{Result, anyhow};
 use mils_encoder::{Embeddings, EncoderError};
 use mils_llm::{AnyGenerator, Meter};
 use mils_models::Modality;
-use mils_optim::{BoxError, Event, Generator, InitialSet, Optimizer, Proposals, Request, Scorer};
+use mils_optim::{
+    BoxError, Config, Event, Generator, InitialSet, Optimizer, Proposals, Request, Scorer, UnusableReason,
+};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
@@ -88,12 +90,27 @@ impl Lane<'_> {
         Crew { generator, between, embed, keep }: Crew<'_, '_, '_>,
         observer: &mut Observer<'_>,
     ) -> Result<Run> {
+        let mut scorer = MediaScorer { embed, media, rows: &mode.rows };
+        let writing = Writing { generator, between, keep };
+        self.search(&mode.config, &mode.initial, Begin(begin, scored), writing, &mut scorer, observer)
+    }
+
+    /// One run of the loop with any scorer, after what is described was read.
+    pub(crate) fn search(
+        &self,
+        config: &Config,
+        initial: &InitialSet,
+        Begin(begin, scored): Begin,
+        Writing { generator, between, keep }: Writing<'_, '_>,
+        scorer: &mut dyn Scorer,
+        observer: &mut Observer<'_>,
+    ) -> Result<Run> {
         let mut seconds =
             Seconds { load: self.load_seconds, input: begin.elapsed().as_secs_f64(), ..Seconds::default() };
         let watch = generator.another();
         let written = watch.busy();
         let (tape, clock) = (RefCell::new(Tape::new(keep)), Clock::default());
-        let mut scorer = MediaScorer { embed, media, rows: &mode.rows, tape: &tape, clock: &clock };
+        let mut scorer = Taped { inner: scorer, tape: &tape, clock: &clock };
         let mut generator = Timed { inner: generator, between, lane: self, tape: &tape, clock: &clock };
         // What was spent by the end of the last step, and on what is described.
         let (mut before, mut input) = (StepSeconds::default(), seconds.input);
@@ -106,8 +123,7 @@ impl Lane<'_> {
             }
             flow
         };
-        let outcome =
-            Optimizer::new(mode.config.clone()).run_from(&mode.initial, &mut generator, &mut scorer, &mut observer)?;
+        let outcome = Optimizer::new(config.clone()).run_from(initial, &mut generator, &mut scorer, &mut observer)?;
         (seconds.generate, seconds.score) = (clock.generate.get(), clock.score.get());
         let wall = begin.elapsed();
         seconds.total = wall.as_secs_f64();
@@ -151,6 +167,13 @@ pub(crate) struct Crew<'a, 'b, 'c> {
     pub keep: Option<Keep<'a>>,
 }
 
+/// Who writes in a run: as in [`Crew`].
+pub(crate) struct Writing<'a, 'b> {
+    pub generator: &'a mut AnyGenerator,
+    pub between: Option<&'a mut Between<'b>>,
+    pub keep: Option<Keep<'a>>,
+}
+
 /// Steps that were done before, and who keeps further ones.
 pub(crate) type Keep<'a> = (Vec<StepDone>, &'a dyn Fn(&StepDone));
 
@@ -159,8 +182,8 @@ pub(crate) type Keep<'a> = (Vec<StepDone>, &'a dyn Fn(&StepDone));
 struct Tape<'a> {
     /// Answers of earlier steps that the loop has yet to ask for.
     answers: VecDeque<Proposals>,
-    /// Scores of texts of earlier steps.
-    scores: HashMap<String, f32>,
+    /// Scores of texts of earlier steps, or why there are none.
+    scores: HashMap<String, Result<f32, UnusableReason>>,
     keep: Option<&'a dyn Fn(&StepDone)>,
     /// The last step that was done before.
     before: usize,
@@ -168,15 +191,18 @@ struct Tape<'a> {
     said: Vec<Proposals>,
     /// Its new texts with their scores.
     scored: (Vec<String>, Vec<f32>),
+    /// Those that the scorer failed for.
+    unscored: Vec<String>,
 }
 
 impl<'a> Tape<'a> {
     fn new(keep: Option<Keep<'a>>) -> Self {
         let Some((steps, keep)) = keep else { return Self::default() };
         let mut tape = Self { keep: Some(keep), before: steps.len(), ..Self::default() };
-        for StepDone { answers, texts, scores, .. } in steps {
+        for StepDone { answers, texts, scores, unscored, .. } in steps {
             tape.answers.extend(answers);
-            tape.scores.extend(texts.into_iter().zip(scores));
+            tape.scores.extend(texts.into_iter().zip(scores.into_iter().map(Ok)));
+            tape.scores.extend(unscored.into_iter().map(|text| (text, Err(UnusableReason::Unscored))));
         }
         tape
     }
@@ -185,12 +211,16 @@ impl<'a> Tape<'a> {
         let Some(keep) = self.keep else { return };
         match event {
             Event::Scored { texts, scores, .. } => self.scored = (texts.to_vec(), scores.to_vec()),
+            Event::NotScored { unusable, .. } => {
+                let unscored = unusable.iter().filter(|u| u.reason == UnusableReason::Unscored);
+                self.unscored.extend(unscored.map(|u| u.text.clone()));
+            }
             Event::StepFinished { record, .. } => {
                 let (texts, scores) = std::mem::take(&mut self.scored);
-                let answers = std::mem::take(&mut self.said);
+                let (answers, unscored) = (std::mem::take(&mut self.said), std::mem::take(&mut self.unscored));
                 // The initial set is scored anew, and what was kept is not kept twice.
                 if record.step > self.before {
-                    keep(&StepDone { step: record.step, answers, texts, scores });
+                    keep(&StepDone { step: record.step, answers, texts, scores, unscored });
                 }
             }
             _ => {}
@@ -380,31 +410,53 @@ struct MediaScorer<'a, 'b> {
     embed: &'a mut Embed<'b>,
     media: Embeddings,
     rows: &'a Embeddings,
-    tape: &'a RefCell<Tape<'a>>,
-    clock: &'a Clock,
 }
 
 impl Scorer for MediaScorer<'_, '_> {
     fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
-        let begin = Instant::now();
-        let before: Option<Vec<f32>> = {
-            let tape = self.tape.borrow();
-            texts.iter().map(|text| tape.scores.get(text).copied()).collect()
-        };
-        if let Some(scores) = before {
-            return Ok(scores);
-        }
         let rows = (self.embed)(texts)?;
-        let scores = self.media.dots(0, &rows);
-        Clock::add(&self.clock.score, begin.elapsed());
-        Ok(scores)
+        Ok(self.media.dots(0, &rows))
     }
 
     fn score_initial(&mut self, _: &InitialSet) -> Result<Vec<f32>, BoxError> {
+        Ok(self.media.dots(0, self.rows))
+    }
+}
+
+/// A scorer that is not asked for what it has said before; timed.
+struct Taped<'a> {
+    inner: &'a mut dyn Scorer,
+    tape: &'a RefCell<Tape<'a>>,
+    clock: &'a Clock,
+}
+
+impl Taped<'_> {
+    fn timed<T>(&mut self, score: impl FnOnce(&mut dyn Scorer) -> T) -> T {
         let begin = Instant::now();
-        let scores = self.media.dots(0, self.rows);
+        let scores = score(self.inner);
         Clock::add(&self.clock.score, begin.elapsed());
-        Ok(scores)
+        scores
+    }
+}
+
+impl Scorer for Taped<'_> {
+    fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
+        self.timed(|inner| inner.score(texts))
+    }
+
+    fn score_initial(&mut self, initial: &InitialSet) -> Result<Vec<f32>, BoxError> {
+        self.timed(|inner| inner.score_initial(initial))
+    }
+
+    fn score_some(&mut self, texts: &[String]) -> Result<Vec<Result<f32, UnusableReason>>, BoxError> {
+        let before: Option<Vec<_>> = {
+            let tape = self.tape.borrow();
+            texts.iter().map(|text| tape.scores.get(text).copied()).collect()
+        };
+        match before {
+            Some(scores) => Ok(scores),
+            None => self.timed(|inner| inner.score_some(texts)),
+        }
     }
 }
 

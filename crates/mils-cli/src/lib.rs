@@ -27,6 +27,7 @@ pub mod choose;
 pub mod devices;
 pub mod embed;
 pub mod flight;
+pub mod generate;
 pub mod inputs;
 pub mod interrupt;
 pub mod kept;

@@ -47,6 +47,14 @@ impl Log {
         self.write(&Record::Run(RunFacts::of(session)))
     }
 
+    /// Writes any record: for what is no session's.
+    ///
+    /// # Errors
+    /// As [`Log::begin`].
+    pub fn record(&mut self, record: &Record<'_>) -> Result<()> {
+        self.write(record)
+    }
+
     /// Things of a modality can be described.
     ///
     /// # Errors

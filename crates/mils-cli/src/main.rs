@@ -12,6 +12,10 @@ fn main() -> ExitCode {
             checked("caption", args.check());
             mils_cli::caption::run(&args)
         }
+        Command::Generate(args) => {
+            checked("generate", args.check());
+            mils_cli::generate::run(&args)
+        }
         Command::Embed(args) => {
             checked("embed", args.check());
             mils_cli::embed::run(&args)

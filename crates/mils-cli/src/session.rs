@@ -370,6 +370,17 @@ pub(crate) struct Writer {
     pub sequences: usize,
 }
 
+impl Writer {
+    /// As [`open_writer`], for one run at a time that asks for so many texts.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn open(pack: &Pack, options: &Options, backend: BackendChoice, propose: usize) -> Result<Self> {
+        let temperature = options.temperature.unwrap_or(pack.settings.temperature);
+        open_writer(pack, temperature, 1, generator_placement(backend), options, propose)
+    }
+}
+
 /// The language model of a pack, or the one that is asked in its place, for so many requests side by side of so many texts.
 ///
 /// # Errors

@@ -149,9 +149,14 @@ impl Display {
             }
             _ => return,
         };
+        self.status(number, &status);
+    }
+
+    /// Says what is being done for a file.
+    pub fn status(&self, number: usize, status: &str) {
         self.update(|files| {
             if let Some((_, doing)) = files.open.get_mut(&number) {
-                *doing = status;
+                status.clone_into(doing);
             }
         });
     }

@@ -10,6 +10,7 @@
 //! | `scored` | a text has a score | text, score, the step that brought it, and which of the step's answers did (from 1) |
 //! | `unusable` | something was said and not scored | text, step, reason |
 //! | `step` | a step is done | its counts, the best text, tokens, and seconds by phase |
+//! | `picture` | a step's best prompt was drawn (`mils generate`) | step, text, score, and the picture's file |
 //! | `end` | a file is done | caption, score, why it ended, totals |
 //! | `failed` | a file has failed | the error |
 //! | `total` | last | how busy the models were |
@@ -88,6 +89,20 @@ pub enum Record<'a> {
         /// How long it took.
         seconds: StepSeconds,
     },
+    /// A picture was kept of a step's best prompt.
+    Picture {
+        /// Of which file.
+        #[serde(flatten)]
+        of: Of<'a>,
+        /// The step.
+        step: usize,
+        /// The prompt.
+        text: Cow<'a, str>,
+        /// Its score.
+        score: f32,
+        /// Where it is, as the file's name is.
+        picture: Cow<'a, str>,
+    },
     /// A file is done.
     End {
         /// Which.
@@ -141,6 +156,24 @@ pub struct RunFacts {
     pub in_flight: usize,
     /// The working folder: names of files may be relative to it.
     pub folder: Option<PathBuf>,
+    /// What pictures were made for, where texts are prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drawing: Option<DrawingFacts>,
+}
+
+/// What there is to tell of a search for a prompt.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct DrawingFacts {
+    /// What was asked for: what pictures are compared with.
+    pub prompt: String,
+    /// What draws.
+    pub renderer: String,
+    /// Pixels, width and height.
+    pub size: (u32, u32),
+    /// The seeds that each prompt is drawn with.
+    pub seeds: Vec<u64>,
+    /// What the renderer was told beside, for people.
+    pub settings: String,
 }
 
 impl RunFacts {
@@ -152,9 +185,14 @@ impl RunFacts {
             temperature: decimal(session.temperature),
             sampling: session.sampling,
             in_flight: session.in_flight(),
-            // One that is no UTF-8 could not be written; names are then looked for elsewhere.
-            folder: std::env::current_dir().ok().filter(|folder| folder.to_str().is_some()),
+            folder: Self::here(),
+            drawing: None,
         }
+    }
+
+    /// The working folder. One that is no UTF-8 could not be written; names are then looked for elsewhere.
+    pub(crate) fn here() -> Option<PathBuf> {
+        std::env::current_dir().ok().filter(|folder| folder.to_str().is_some())
     }
 }
 

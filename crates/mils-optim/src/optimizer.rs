@@ -78,7 +78,7 @@ impl Optimizer {
             [] => ControlFlow::Continue(()),
             unusable => observer(&Event::NotScored { step: 0, unusable }),
         };
-        let scores = checked(scorer.score_initial(initial).map_err(Error::Scorer)?, initial.texts())?;
+        let scores = checked(scorer.score_initial(initial).map_err(Error::Scorer)?, initial.texts(), Some)?;
         let mut run = Run {
             config: &self.config,
             pool: Pool::new(initial, scores),
@@ -164,8 +164,11 @@ struct Spent<'a> {
 struct Ahead {
     waiting: Vec<String>,
     seen: HashSet<String>,
-    scores: HashMap<String, f32>,
+    scores: HashMap<String, Score>,
 }
+
+/// A score, or why there is none.
+type Score = Result<f32, UnusableReason>;
 
 impl Ahead {
     /// Takes the texts of a piece. `enough`: see [`Config::score_ahead`].
@@ -185,7 +188,7 @@ impl Ahead {
     }
 
     /// The scores of texts, asked for where they are not known.
-    fn complete(&self, texts: &[String], scorer: &mut dyn Scorer) -> Result<Vec<f32>, Error> {
+    fn complete(&self, texts: &[String], scorer: &mut dyn Scorer) -> Result<Vec<Score>, Error> {
         let unknown: Vec<String> = texts.iter().filter(|t| !self.scores.contains_key(*t)).cloned().collect();
         let mut rest = scored(scorer, &unknown)?.into_iter();
         let known = |text| self.scores.get(text).copied().or_else(|| rest.next());
@@ -193,18 +196,20 @@ impl Ahead {
     }
 }
 
-/// One finite score a text.
-fn scored(scorer: &mut dyn Scorer, texts: &[String]) -> Result<Vec<f32>, Error> {
-    let scores = if texts.is_empty() { vec![] } else { scorer.score(texts).map_err(Error::Scorer)? };
-    checked(scores, texts)
+/// One finite score a text, or why there is none.
+fn scored(scorer: &mut dyn Scorer, texts: &[String]) -> Result<Vec<Score>, Error> {
+    let scores = if texts.is_empty() { vec![] } else { scorer.score_some(texts).map_err(Error::Scorer)? };
+    checked(scores, texts, |score| score.ok())
 }
 
-fn checked(scores: Vec<f32>, texts: &[String]) -> Result<Vec<f32>, Error> {
+/// `value` is that of a score, where it has one.
+fn checked<S: Copy>(scores: Vec<S>, texts: &[String], value: impl Fn(S) -> Option<f32>) -> Result<Vec<S>, Error> {
     if scores.len() != texts.len() {
         return Err(Error::ScoreCount { expected: texts.len(), found: scores.len() });
     }
-    match scores.iter().zip(texts).find(|(score, _)| !score.is_finite()) {
-        Some((&score, text)) => Err(Error::NotFinite { score, text: text.clone() }),
+    let wrong = |(score, text): (&S, &String)| Some((value(*score).filter(|score| !score.is_finite())?, text.clone()));
+    match scores.iter().zip(texts).find_map(wrong) {
+        Some((score, text)) => Err(Error::NotFinite { score, text }),
         None => Ok(scores),
     }
 }
@@ -336,10 +341,26 @@ impl Run<'_> {
         scorer: &mut dyn Scorer,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
-        let scores = ahead.complete(&fresh, scorer)?;
+        let (mut texts, mut scores, mut of, mut failed) = (vec![], vec![], vec![], vec![]);
+        for ((text, score), answer) in fresh.iter().zip(ahead.complete(&fresh, scorer)?).zip(spent.of) {
+            match score {
+                Ok(score) => {
+                    texts.push(text.clone());
+                    scores.push(score);
+                    of.push(*answer);
+                }
+                Err(reason) => failed.push(Unusable { text: text.clone(), reason }),
+            }
+        }
+        let early = match &failed[..] {
+            [] => ControlFlow::Continue(()),
+            unusable => observer(&Event::NotScored { step, unusable }),
+        };
+        let spent = Spent { unusable: spent.unusable + failed.len(), of: &of, ..spent };
         let count = scores.len();
-        self.pool.extend(step, fresh, scores);
-        Ok(self.scored(step, count, spent, observer))
+        self.pool.extend(step, texts, scores);
+        let flow = self.scored(step, count, spent, observer);
+        Ok(if early.is_break() { early } else { flow })
     }
 
     /// The last `count` texts are new: chooses what is kept, and tells.

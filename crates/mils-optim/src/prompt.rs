@@ -24,7 +24,7 @@ pub struct Messages {
 }
 
 /// The two templates. Variables: `items`, a list of `{label, text}`, best last, and `count`, how many texts are
-/// wanted in one answer.
+/// wanted in one answer; and `about`, which is the same in all requests (see [`PromptTemplate::about`]).
 pub struct PromptTemplate {
     environment: Environment<'static>,
 }
@@ -42,7 +42,15 @@ impl PromptTemplate {
                 .add_template_owned(part, source.to_owned())
                 .map_err(|e| PromptError { part, problem: one_line(&e) })?;
         }
+        environment.add_global("about", "");
         Ok(Self { environment })
+    }
+
+    /// What all requests are about, where that is a text: of a search for a better prompt, the prompt that it began with.
+    #[must_use]
+    pub fn about(mut self, text: &str) -> Self {
+        self.environment.add_global("about", text);
+        self
     }
 
     /// Fills the templates for one request. Outer white space is trimmed.
@@ -77,6 +85,10 @@ mod tests {
         let item = |text: &str, label| Labelled { text: text.into(), score: 0.0, label };
         let messages = template.render(&[item("a cat", 0), item("a <dog>", 100)], 5).unwrap();
         assert_eq!(messages.user, "Write 5.\n0 a cat\n100 a <dog>");
+        let template = PromptTemplate::new("On {{ about }}.", "{{ count }}").unwrap();
+        let system = |template: &PromptTemplate| template.render(&[], 1).unwrap().system;
+        assert_eq!(system(&template), "On .");
+        assert_eq!(system(&template.about("{{ cats }}")), "On {{ cats }}.");
     }
 
     #[test]

@@ -23,6 +23,15 @@ pub trait Scorer {
     fn score_initial(&mut self, initial: &InitialSet) -> Result<Vec<f32>, BoxError> {
         self.score(initial.texts())
     }
+
+    /// As [`Scorer::score`], where it may fail for some texts and not for others: those have the reason, as
+    /// [`UnusableReason::Unscored`], in place of a score, and the run goes on without them.
+    ///
+    /// # Errors
+    /// As [`Scorer::score`].
+    fn score_some(&mut self, texts: &[String]) -> Result<Vec<Result<f32, UnusableReason>>, BoxError> {
+        Ok(self.score(texts)?.into_iter().map(Ok).collect())
+    }
 }
 
 /// Proposes new texts from scored ones.
@@ -140,6 +149,8 @@ pub enum UnusableReason {
     Interrupted,
     /// No answer: the text says why there is none. Other answers to the same request there were.
     Failed,
+    /// The scorer failed for it, and not for others.
+    Unscored,
 }
 
 /// Something that was said but not scored.
@@ -327,7 +338,7 @@ pub enum Event<'a> {
         usage: Usage,
     },
     /// Texts that will not be scored, and that no [`Event::Proposed`] told of: repeats and blanks in the initial set,
-    /// and new texts that the end of the run came before.
+    /// and new texts that the scorer failed for, or that the end of the run came before.
     NotScored {
         /// The step; 0 is the initial set.
         step: usize,

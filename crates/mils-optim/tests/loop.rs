@@ -418,3 +418,40 @@ fn bad_scores_and_settings_are_errors() {
     assert!(matches!(of(d(), &mut Short, &[], go), Error::EmptyInitialSet));
     assert!(matches!(of(Config { keep: 0, ..d() }, &mut Short, &two, go), Error::Setting("keep")));
 }
+
+#[test]
+fn texts_that_the_scorer_fails_for_are_told_and_the_others_go_on() {
+    struct Picky;
+    impl Scorer for Picky {
+        fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
+            Ok(vec![0.1; texts.len()])
+        }
+
+        fn score_some(&mut self, texts: &[String]) -> Result<Vec<Result<f32, UnusableReason>>, BoxError> {
+            let score = |t: &String| if t.contains("bad") { Err(UnusableReason::Unscored) } else { Ok(0.5) };
+            Ok(texts.iter().map(score).collect())
+        }
+    }
+    let mut n = 0;
+    let mut generator = Closure(|_: &Request<'_>| {
+        n += 1;
+        let texts = vec![format!("bad {n}"), format!("good {n}"), format!("bad again {n}")];
+        Proposals { texts, answers: vec![1, 1, 1], ..Proposals::default() }
+    });
+    let (mut told, mut answers) = (Vec::new(), Vec::new());
+    let see = &mut |e: &Event<'_>| {
+        match e {
+            Event::NotScored { unusable, .. } => told.extend(unusable.iter().map(|u| (u.text.clone(), u.reason))),
+            Event::Scored { step: 1.., texts, answers: of, .. } => answers.push((texts.to_vec(), of.to_vec())),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    };
+    let config = Config { steps: 2, keep: 3, propose: 3, patience: None, ..Config::default() };
+    let outcome = Optimizer::new(config).run(&texts(&["x"]), &mut generator, &mut Picky, see).unwrap();
+    let told: Vec<&str> = told.iter().filter(|t| t.1 == UnusableReason::Unscored).map(|t| t.0.as_str()).collect();
+    assert_eq!(told, ["bad 1", "bad again 1", "bad 2", "bad again 2"]);
+    assert_eq!(answers, [(texts(&["good 1"]), vec![2]), (texts(&["good 2"]), vec![2])], "each with its own answer");
+    assert_eq!((outcome.counts.scored, outcome.counts.unusable, outcome.pool.len()), (3, 4, 3));
+    assert_eq!((outcome.steps[1].scored, outcome.steps[1].unusable), (1, 2));
+}

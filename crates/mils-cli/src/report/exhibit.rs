@@ -7,9 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use image::imageops::{FilterType, replace, resize};
 use mils_encoder::{Listening, Sound};
-use mils_media::RgbImage;
 use mils_media::audio::Filter;
 use mils_media::video::Sampling;
+use mils_media::{DecodeLimits, RgbImage};
 use mils_models::Modality;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Serialize;
@@ -21,6 +21,8 @@ use std::path::{Component, Path, PathBuf};
 const PICTURE: u32 = 560;
 /// Longer side of the one in an index.
 const SMALL: u32 = 96;
+/// Longer side of those of steps.
+const THUMBNAIL: u32 = 160;
 /// Columns of a sound's outline, and its height, in SVG units; and of the one in an index.
 const OUTLINE: (usize, f32) = (480, 160.0);
 const SMALL_OUTLINE: (usize, f32) = (48, 32.0);
@@ -236,6 +238,12 @@ pub fn find(file: &str, facts: &RunFacts, trace: &Path) -> Option<PathBuf> {
     let there = facts.folder.as_ref().map(|folder| folder.join(file));
     let places = [there, Some(PathBuf::from(file)), beside];
     places.into_iter().flatten().find(|place| std::fs::metadata(place).is_ok_and(|meta| meta.is_file()))
+}
+
+/// A small picture of a picture's file, as a data URI; `None` if there is none any more.
+pub fn thumbnail(file: &str, facts: &RunFacts) -> Option<String> {
+    let image = mils_media::decode_image(&find(file, facts, Path::new(""))?, &DecodeLimits::default()).ok()?;
+    jpeg(&fitted(&image, THUMBNAIL), 82).ok()
 }
 
 /// Reads what is shown of a file: a picture, eight frames of a video, all of a sound or windows of a long one.

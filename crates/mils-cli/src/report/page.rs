@@ -1,8 +1,8 @@
 //! What the page of a file says, in the words and figures in which it stands there.
 
 use super::chart::Chart;
-use super::exhibit::Exhibit;
-use super::run::{Ending, FileRun, StepRun, Text, Unused, words};
+use super::exhibit::{Exhibit, thumbnail};
+use super::run::{Drawn, Ending, FileRun, StepRun, Text, Unused, words};
 use crate::session::StepSeconds;
 use mils_models::Modality;
 use mils_optim::{StoppedBy, UnusableReason, relative_labels};
@@ -29,12 +29,25 @@ pub struct Section {
     exhibit: Exhibit,
     chart: Option<Chart>,
     lineage: Vec<Best>,
+    /// What was asked for, where texts are prompts.
+    wish: Option<String>,
+    pictures: Vec<PictureView>,
     steps: Vec<StepView>,
     /// Steps whose tables are left out.
     left_out: usize,
     times: Option<Times>,
     unused: Vec<UnusedView>,
     facts: Vec<(&'static str, String)>,
+}
+
+/// A picture of a step's best prompt.
+#[derive(Debug, Serialize)]
+struct PictureView {
+    step: usize,
+    score: String,
+    text: String,
+    /// A data URI.
+    address: String,
 }
 
 /// A text with its score.
@@ -147,6 +160,8 @@ impl Section {
             exhibit,
             chart: (!steps.is_empty()).then(|| Chart::new(steps)),
             lineage: lineage(steps),
+            wish: run.facts.drawing.as_ref().map(|drawing| drawing.prompt.clone()),
+            pictures: pictures(run),
             steps: shown.iter().map(|&i| StepView::new(&steps[i], run, i + 1 == steps.len())).collect(),
             left_out: steps.len() - shown.len(),
             times: Times::new(steps, &shown),
@@ -230,6 +245,17 @@ fn parts(text: &str, other: Option<&str>) -> Vec<Part> {
         }
     }
     parts
+}
+
+/// The pictures of steps whose best prompt was not the one before's, as far as they are still there.
+fn pictures(run: &FileRun) -> Vec<PictureView> {
+    let mut before = None;
+    let changed = run.pictures.iter().filter(|drawn| before.replace(&drawn.text) != Some(&drawn.text));
+    let view = |drawn: &Drawn| {
+        let address = thumbnail(&drawn.picture, &run.facts)?;
+        Some(PictureView { step: drawn.step, score: score(drawn.score), text: drawn.text.clone(), address })
+    };
+    changed.filter_map(view).collect()
 }
 
 fn lineage(steps: &[StepRun]) -> Vec<Best> {
@@ -359,6 +385,7 @@ fn reason_in_words(reason: UnusableReason) -> &'static str {
         UnusableReason::Duplicate => "said or scored before",
         UnusableReason::Interrupted => "the run ended before it could be scored",
         UnusableReason::Failed => "no answer came",
+        UnusableReason::Unscored => "no picture of it, or none that has a score",
         _ => "another reason",
     }
 }
@@ -378,6 +405,13 @@ fn facts(run: &FileRun) -> Vec<(&'static str, String)> {
             )
         }),
     ];
+    if let Some(drawing) = &run.facts.drawing {
+        let (width, height) = drawing.size;
+        let seeds: Vec<String> = drawing.seeds.iter().map(u64::to_string).collect();
+        all.push(("renderer", drawing.renderer.clone()));
+        let settings = if drawing.settings.is_empty() { String::new() } else { format!(", {}", drawing.settings) };
+        all.push(("pictures", format!("{width} x {height} pixels, seeds {}{settings}", seeds.join(", "))));
+    }
     if let Some(scorer) = &run.scorer {
         let settings = &scorer.settings;
         let patience = settings.patience.map(|n| format!(", ends after {n} without a change")).unwrap_or_default();

@@ -64,6 +64,19 @@ pub struct StepRun {
     pub unused: Vec<Unused>,
 }
 
+/// A picture that was kept of a step's best prompt.
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    /// The step.
+    pub step: usize,
+    /// The prompt.
+    pub text: String,
+    /// Its score.
+    pub score: f32,
+    /// Where the picture is, as the file's name is.
+    pub picture: String,
+}
+
 /// How a file's run ended.
 #[derive(Debug)]
 pub enum Ending {
@@ -92,6 +105,8 @@ pub struct FileRun {
     pub steps: Vec<StepRun>,
     /// What was said in a step that has no end.
     pub unused: Vec<Unused>,
+    /// Pictures of steps' best prompts, where texts are prompts.
+    pub pictures: Vec<Drawn>,
     /// How it ended.
     pub ending: Ending,
     /// What is kept, best first; with the texts of the step under way, if it has begun to score.
@@ -113,6 +128,7 @@ impl FileRun {
             scorer: None,
             steps: Vec::new(),
             unused: Vec::new(),
+            pictures: Vec::new(),
             ending: Ending::Open,
             pool: Vec::new(),
             shown: Vec::new(),
@@ -267,6 +283,10 @@ impl Runs {
                 run.unusable(text, *reason);
             }
             Record::Step { of, record, seconds } => run(&mut self.open, of)?.finish_step(record, *seconds)?,
+            Record::Picture { of, step, text, score, picture } => {
+                let (text, picture) = (text.clone().into_owned(), picture.clone().into_owned());
+                run(&mut self.open, of)?.pictures.push(Drawn { step: *step, text, score: *score, picture });
+            }
             Record::End { of, facts } => {
                 let run = run(&mut self.open, of)?;
                 run.modality = Some(facts.modality);

@@ -12,7 +12,8 @@ mod tests;
 use crate::generator::check_sampling;
 use crate::meter::Meter;
 use crate::sequence::{answer_tokens, mix};
-use call::{Call, Fault, Line, Message, Of, Question};
+use call::{Call, Line, Message, Question};
+use mils_http::{Fault, FaultKind};
 use mils_optim::prompt::{Messages, PromptError, PromptTemplate};
 use mils_optim::{BoxError, Generator, Proposals, Request, Unusable, UnusableReason};
 use std::ops::ControlFlow;
@@ -262,13 +263,13 @@ impl Generator for EndpointGenerator {
                     }
                 }
                 // Nothing else will come of the others either.
-                Ok((_, Err(Fault { of: Of::Alike | Of::All, problem }))) if came == 0 => {
+                Ok((_, Err(Fault { fatal, kind, problem }))) if came == 0 && (fatal || kind == FaultKind::Down) => {
                     return Err(self.shared.line.error(problem).into());
                 }
                 Ok((number, Err(fault))) => {
-                    let all = fault.of == Of::All;
+                    let down = fault.kind == FaultKind::Down;
                     failed.push((number, fault));
-                    if all {
+                    if down {
                         break;
                     }
                 }

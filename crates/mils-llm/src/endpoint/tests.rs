@@ -133,7 +133,11 @@ fn a_server_that_fails_for_a_while_is_asked_again() {
 fn what_will_never_be_answered_is_not_tried_again() {
     for (status, body, says) in [
         (401, r#"{"error":{"message":"bad key"}}"#.to_owned(), "set MILS_API_KEY or OPENAI_API_KEY: bad key"),
-        (404, r#"{"error":"model not found"}"#.to_owned(), "no such model or path (404)"),
+        (
+            404,
+            r#"{"error":"model not found"}"#.to_owned(),
+            "no such model or path; the URL ends with /v1, as a rule (404)",
+        ),
         (400, format!("<html>{}\u{1b}[2J", "x".repeat(5000)), "it refuses (400): <html>xxx"),
         (200, "not json".to_owned(), "no answer of an OpenAI-compatible endpoint: not json"),
         (200, "{}".to_owned(), "an answer without `choices`"),

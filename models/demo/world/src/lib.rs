@@ -5,8 +5,9 @@
 //! ([`grammar::parse`]) and judges one against the other ([`facts`]). The bundled demo models are trained on it and
 //! the caption-quality benchmark is measured in it.
 //!
-//! It is not a general captioning data set and no part of the product depends on it: `mils caption` treats the
-//! rendered pictures like any others.
+//! It is not a general captioning data set: `mils caption` treats the rendered pictures like any others. Of the product,
+//! only the renderer that the demo pack has for `mils generate` depends on it; that reads prompts loosely
+//! ([`reader::read`]) and draws what it understood.
 //!
 //! ```
 //! use mils_demo_world::{facts, grammar};
@@ -22,6 +23,7 @@ pub mod garble;
 pub mod grammar;
 pub mod icons;
 pub mod motion;
+pub mod reader;
 pub mod render;
 pub mod sample;
 pub mod search;

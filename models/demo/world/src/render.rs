@@ -46,16 +46,25 @@ pub fn render(scene: &Scene) -> Picture {
     let short = rng.random_range(144..=264_u32);
     let long = (short as f32 * rng.random_range(1.0..1.16)) as u32;
     let (w, h) = if rng.random_bool(0.5) { (long, short) } else { (short, long) };
-    let spots = place(scene, w as f32, h as f32, &mut rng);
+    picture(Some(scene.facts.content), scene.facts.background.unwrap_or(0), (w, h), &mut rng)
+}
 
-    let mut canvas = background(scene.facts.background.unwrap_or(0), w, h, &mut rng);
+/// Draws what there is in a picture of so many pixels, which may be nothing but the background. The rest follows from the
+/// seed. No side may be 0.
+pub fn render_sized(content: Option<Content>, background: u8, (w, h): (u32, u32), seed: u64) -> Picture {
+    picture(content, background, (w, h), &mut ChaCha8Rng::seed_from_u64(seed))
+}
+
+fn picture(content: Option<Content>, kind: u8, (w, h): (u32, u32), rng: &mut ChaCha8Rng) -> Picture {
+    let spots = content.map(|content| place(content, w as f32, h as f32, rng)).unwrap_or_default();
+    let mut canvas = background(kind, w, h, rng);
     if let Some(mut pixmap) = Pixmap::new(w, h) {
         for spot in &spots {
-            draw(&mut pixmap, spot, &mut rng);
+            draw(&mut pixmap, spot, rng);
         }
         lay_over(&mut canvas, &pixmap);
     }
-    let camera = Camera::new(&mut rng);
+    let camera = Camera::new(rng);
     let bytes = camera.develop(&canvas, w as usize, camera.noise);
     let objects = spots
         .iter()
@@ -94,8 +103,8 @@ fn spot((noun, colour, size): (u8, u8, u8), (column, row): (f32, f32), n: u32, (
     Spot { noun, colour, size, x: (column + n / 2.0) * cell_w, y: (row + n / 2.0) * cell_h, side }
 }
 
-fn place(scene: &Scene, w: f32, h: f32, rng: &mut ChaCha8Rng) -> Vec<Spot> {
-    match scene.facts.content {
+fn place(content: Content, w: f32, h: f32, rng: &mut ChaCha8Rng) -> Vec<Spot> {
+    match content {
         Content::One { noun, colour, count, size, position } => {
             let size = size.unwrap_or(0);
             let (n, room) = (cells(size) as f32, CELLS);

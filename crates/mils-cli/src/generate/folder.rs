@@ -1,0 +1,179 @@
+//! The folder of a search: its pictures, its prompt, and what a killed run goes on from.
+
+use crate::args::output::OutputFormat;
+use crate::batch::{Batch, StepDone};
+use crate::output::replace;
+use anyhow::{Context, Result, bail};
+use image::imageops::{FilterType, resize};
+use mils_media::RgbImage;
+use mils_render::to_png;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest side of a picture in the grid.
+const TILE: u32 = 256;
+const GAP: u32 = 4;
+/// Most pictures of a grid.
+const MOST: usize = 100;
+/// The result, and beside it the steps of a run that is not done.
+const RESULT: &str = "result.jsonl";
+
+/// The folder.
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Results and steps; as those of `mils caption`, with the wish in the place of the file.
+    batch: Batch,
+    wish: String,
+    identity: Value,
+    /// Each step's best, as large as in the grid.
+    tiles: Vec<RgbImage>,
+    /// The prompt of the last of them, and its picture's file.
+    last: Option<(String, PathBuf)>,
+}
+
+/// What is in a folder already.
+pub(super) enum Found {
+    /// Nothing, or a beginning.
+    Open(Box<Folder>),
+    /// The result of the same search.
+    Done(Box<Value>),
+}
+
+impl Folder {
+    /// Opens a folder, which is made if it is not there. `identity` is what makes another search.
+    ///
+    /// # Errors
+    /// If it cannot be written, another process writes it, or it has the result of another search.
+    pub(super) fn open(path: &Path, wish: &str, identity: &Value, overwrite: bool) -> Result<Found> {
+        let place = || format!("cannot write to {}", path.display());
+        fs::create_dir_all(path.join("steps")).with_context(place)?;
+        let batch = Batch::open(&path.join(RESULT), OutputFormat::Jsonl, identity, overwrite)?;
+        let mut result = None;
+        batch.each(&mut |value| {
+            result = Some(value.clone());
+            Ok(())
+        })?;
+        if let Some(result) = result {
+            let same = result["search"] == *identity;
+            batch.finish()?;
+            if !same {
+                let other = result["file"].as_str().unwrap_or_default();
+                bail!(
+                    "{} has the pictures of another search ({other:?}, or other settings); name another folder, or \
+                       give --overwrite",
+                    path.display()
+                );
+            }
+            return Ok(Found::Done(Box::new(result)));
+        }
+        let (path, wish, identity) = (path.to_owned(), wish.to_owned(), identity.clone());
+        let folder = Self { path, batch, wish, identity, tiles: Vec::new(), last: None };
+        if folder.begun().is_empty() {
+            folder.clear()?;
+        }
+        Ok(Found::Open(Box::new(folder)))
+    }
+
+    /// Removes the steps' pictures of a search that is begun anew.
+    fn clear(&self) -> Result<()> {
+        let steps = self.path.join("steps");
+        for entry in fs::read_dir(&steps).with_context(|| format!("cannot read {}", steps.display()))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let ours = name.strip_suffix(".png").is_some_and(|stem| stem.bytes().all(|b| b.is_ascii_digit()));
+            if ours {
+                fs::remove_file(entry.path()).with_context(|| format!("cannot remove {}", entry.path().display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The steps that were done before.
+    pub(super) fn begun(&self) -> Vec<StepDone> {
+        self.batch.begun(&self.wish)
+    }
+
+    /// Keeps a step.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn keep(&mut self, step: &StepDone) -> Result<()> {
+        self.batch.step(&self.wish, step)
+    }
+
+    /// A file of it.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Puts a step's best picture where it belongs, and gives its file. Where the best has not changed that is the file of
+    /// the step that brought it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn step(&mut self, step: usize, prompt: &str, picture: &RgbImage) -> Result<PathBuf> {
+        self.tiles.push(fitted(picture));
+        if let Some((_, file)) = self.last.as_ref().filter(|last| last.0 == prompt) {
+            let file = file.clone();
+            write(&self.grid_file(), &to_png(&self.grid())?)?;
+            return Ok(file);
+        }
+        let png = to_png(picture)?;
+        let file = self.path.join("steps").join(format!("{step:02}.png"));
+        write(&file, &png)?;
+        write(&self.file("best.png"), &png)?;
+        write(&self.file("prompt.txt"), format!("{prompt}\n").as_bytes())?;
+        write(&self.grid_file(), &to_png(&self.grid())?)?;
+        self.last = Some((prompt.to_owned(), file.clone()));
+        Ok(file)
+    }
+
+    fn grid_file(&self) -> PathBuf {
+        self.file("grid.png")
+    }
+
+    /// Steps' pictures in rows, the first at the upper left; of many, as many as fit, with the last.
+    fn grid(&self) -> RgbImage {
+        let each = self.tiles.len().div_ceil(MOST).max(1);
+        let last = self.tiles.len().saturating_sub(1);
+        let chosen: Vec<&RgbImage> =
+            self.tiles.iter().enumerate().filter(|(i, _)| i % each == 0 || *i == last).map(|(_, tile)| tile).collect();
+        let columns = (1_u32..).find(|n| (n * n) as usize >= chosen.len()).unwrap_or(1);
+        let rows = (chosen.len() as u32).div_ceil(columns).max(1);
+        let (w, h) = chosen.first().map_or((1, 1), |tile| tile.dimensions());
+        let white = image::Rgb([255; 3]);
+        let mut out = RgbImage::from_pixel(columns * (w + GAP) - GAP, rows * (h + GAP) - GAP, white);
+        for (i, tile) in (0_u32..).zip(chosen) {
+            let (x, y) = (i % columns * (w + GAP), i / columns * (h + GAP));
+            image::imageops::replace(&mut out, tile, i64::from(x), i64::from(y));
+        }
+        out
+    }
+
+    /// Writes the result: the search is done.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn finish(mut self, result: Option<&Value>) -> Result<()> {
+        if let Some(result) = result {
+            let mut result = result.clone();
+            result["search"] = self.identity.clone();
+            self.batch.result(&result)?;
+        }
+        self.batch.finish()
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, [bytes]).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn fitted(image: &RgbImage) -> RgbImage {
+    let (w, h) = image.dimensions();
+    let longest = w.max(h);
+    if longest <= TILE {
+        return image.clone();
+    }
+    let scale = |side: u32| (u64::from(side) * u64::from(TILE) / u64::from(longest)).max(1) as u32;
+    resize(image, scale(w), scale(h), FilterType::Triangle)
+}

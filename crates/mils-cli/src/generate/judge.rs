@@ -1,0 +1,85 @@
+//! What judges pictures: encoders that compare them with what was asked for.
+
+use crate::args::EncoderArgs;
+use crate::backend::{Opened, open_backend};
+use anyhow::{Result, bail};
+use mils_encoder::{AnyEncoder, AnyFiles, DualEncoder, Embeddings};
+use mils_media::RgbImage;
+use mils_models::{Modality, Model};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Encoders of pictures, and what they make of the wish.
+pub struct Judge {
+    /// What they are called.
+    pub name: String,
+    /// Where they run.
+    pub backend: String,
+    judges: Vec<One>,
+}
+
+struct One {
+    encoder: AnyEncoder,
+    wish: Embeddings,
+    /// Its share of the score.
+    share: f32,
+}
+
+impl Judge {
+    /// Loads the encoders of these names, each with a weight; `None` if `cancel` was set meanwhile.
+    ///
+    /// # Errors
+    /// If one is not there, is damaged, or is none of pictures, or no device can be had.
+    pub fn open(
+        scorers: &[(String, f32)],
+        wish: &str,
+        args: &EncoderArgs,
+        say: &dyn Fn(&str),
+        note: &dyn Fn(&str),
+        cancel: &AtomicBool,
+    ) -> Result<Option<Self>> {
+        let mut files = Vec::new();
+        for (name, weight) in scorers {
+            let Model { name, folder } = Model::find(name, Modality::Image)?;
+            say(&format!("reading {name}"));
+            let read = AnyFiles::open_with(&folder, args.dtype.into())?;
+            if !matches!(read, AnyFiles::Pictures(_)) {
+                bail!("{name} is an encoder of sounds, and cannot judge pictures; name another --scorer");
+            }
+            if let Some(licence) = read.licence() {
+                note(&format!("mils: the weights of {name} are {licence}"));
+            }
+            files.push((name, read, *weight));
+        }
+        let Opened { backend, name: place, chosen, .. } = open_backend(args.backend, args.math)?;
+        say(&format!("encoder on {chosen}"));
+        let all: f32 = files.iter().map(|(_, _, weight)| weight).sum();
+        let several = files.len() > 1;
+        let (mut judges, mut names) = (Vec::new(), Vec::new());
+        for (name, files, weight) in files {
+            if cancel.load(Ordering::SeqCst) {
+                return Ok(None);
+            }
+            say(&format!("loading {name}"));
+            let mut encoder = files.load(&*backend)?;
+            let wish = encoder.embed_texts(&[wish.to_owned()])?;
+            judges.push(One { encoder, wish, share: weight / all });
+            names.push(if several { format!("{name} ({weight})") } else { name });
+        }
+        Ok(Some(Self { name: names.join(" + "), backend: place, judges }))
+    }
+
+    /// One score a picture: the cosine with the wish, or the weighted mean of several encoders' cosines.
+    ///
+    /// # Errors
+    /// If an encoder fails.
+    pub fn scores(&mut self, pictures: &[RgbImage]) -> Result<Vec<f32>> {
+        let mut scores = vec![0.0; pictures.len()];
+        for One { encoder, wish, share } in &mut self.judges {
+            let rows = encoder.pictures()?.embed_images(pictures)?;
+            for (score, cosine) in scores.iter_mut().zip(wish.dots(0, &rows)) {
+                *score += *share * cosine;
+            }
+        }
+        Ok(scores)
+    }
+}

@@ -1,0 +1,147 @@
+//! The renderer that is meant, ready to draw.
+
+use super::args::{RendererArgs, RendererKind};
+use anyhow::{Context, Result, anyhow, bail};
+use mils_models::{Drawing, home};
+use mils_render::worker::WorkerOptions;
+use mils_render::{Automatic, Comfy, Demo, Job, Memo, OpenAi, Renderer, ServerOptions, Worker, Workflow};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Pictures side by side where nobody says how many, by a server that many share.
+const SHARED: usize = 4;
+
+/// A renderer, and how it is asked.
+pub struct Easel {
+    /// What draws.
+    pub renderer: Drawer,
+    /// Pixels.
+    pub size: (u32, u32),
+    /// Steps of the diffusion.
+    pub steps: Option<u32>,
+    /// Classifier-free guidance.
+    pub guidance: Option<f32>,
+    /// What is not to be seen.
+    pub negative: Option<String>,
+    /// Pictures side by side.
+    pub at_a_time: usize,
+}
+
+/// A renderer, with or without a memo.
+pub enum Drawer {
+    /// Keeps what it draws.
+    Kept(Memo<Box<dyn Renderer>>),
+    /// Does not.
+    Plain(Box<dyn Renderer>),
+}
+
+impl Drawer {
+    /// The renderer.
+    pub fn get(&self) -> &dyn Renderer {
+        match self {
+            Self::Kept(memo) => memo,
+            Self::Plain(renderer) => renderer,
+        }
+    }
+
+    /// How many pictures were there already.
+    pub fn hits(&self) -> usize {
+        match self {
+            Self::Kept(memo) => memo.hits(),
+            Self::Plain(_) => 0,
+        }
+    }
+}
+
+impl Easel {
+    /// Opens what the arguments name, or the pack's.
+    ///
+    /// # Errors
+    /// If none is named, it is not there, or it cannot do what is asked for.
+    pub fn open(args: &RendererArgs, drawing: &Drawing, cancel: &Arc<AtomicBool>) -> Result<Self> {
+        let kind = match (&args.renderer, drawing.renderer.as_deref()) {
+            (Some(_), _) => args.kind().map_err(|problem| anyhow!(problem))?,
+            (None, Some("demo")) => RendererKind::Demo,
+            (None, Some(other)) => bail!("the pack's renderer `{other}` is not known here; name one with --renderer"),
+            (None, None) => bail!(
+                "no renderer is named; give --renderer with the address of an image server (ComfyUI, AUTOMATIC1111, or \
+                 any OpenAI-compatible one), or try `--pack demo`, which has its own"
+            ),
+        };
+        let renderer = open(kind, args, cancel)?;
+        let can = renderer.abilities();
+        let [width, height] = drawing.size;
+        let easel = Self {
+            size: args.size.unwrap_or((width, height)),
+            steps: args.render_steps,
+            guidance: args.guidance,
+            negative: args.negative.clone(),
+            at_a_time: args.renders.map_or(if kind == RendererKind::Openai { SHARED } else { 1 }, |n| n as usize),
+            renderer: keep(renderer, args)?,
+        };
+        can.check(&easel.job("", 0)).context("the renderer")?;
+        if args.size.is_some() && !can.size {
+            bail!("the renderer takes no size; leave --size out, or give its workflow a width and a height");
+        }
+        Ok(easel)
+    }
+
+    /// What is asked for.
+    pub fn job<'a>(&'a self, prompt: &'a str, seed: u64) -> Job<'a> {
+        let (width, height) = self.size;
+        Job {
+            negative: self.negative.as_deref(),
+            seed,
+            width,
+            height,
+            steps: self.steps,
+            guidance: self.guidance,
+            ..Job::new(prompt)
+        }
+    }
+
+    /// What it is told beside prompt, seed and size, for people.
+    pub fn settings(&self) -> String {
+        let steps = self.steps.map(|steps| format!("{steps} steps"));
+        let guidance = self.guidance.map(|guidance| format!("guidance {guidance}"));
+        let negative = self.negative.as_ref().map(|negative| format!("without: {negative}"));
+        [steps, guidance, negative].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn open(kind: RendererKind, args: &RendererArgs, cancel: &Arc<AtomicBool>) -> Result<Box<dyn Renderer>> {
+    let named = args.renderer.clone().unwrap_or_default();
+    let timeout = Duration::from_secs(u64::from(args.render_timeout));
+    let cancel = Arc::clone(cancel);
+    if kind == RendererKind::Demo {
+        return Ok(Box::new(Demo));
+    }
+    if kind == RendererKind::Worker {
+        let options = WorkerOptions { program: named.into(), timeout, cancel, ..WorkerOptions::default() };
+        return Ok(Box::new(Worker::open(options)?));
+    }
+    let variable = |name: &str| std::env::var(name).ok().filter(|key| !key.is_empty());
+    let own = variable("MILS_RENDERER_KEY");
+    let key = match kind {
+        RendererKind::Openai => own.or_else(|| variable("MILS_API_KEY")).or_else(|| variable("OPENAI_API_KEY")),
+        _ => own,
+    };
+    let model = args.renderer_model.clone();
+    let options = ServerOptions { url: named, model, key, timeout, cancel, ..ServerOptions::default() };
+    Ok(match (kind, &args.workflow) {
+        (RendererKind::Comfy, Some(workflow)) => Box::new(Comfy::open(&options, Workflow::read(workflow)?)?),
+        (RendererKind::Comfy, None) => bail!("ComfyUI needs a --workflow"),
+        (RendererKind::A1111, _) => Box::new(Automatic::open(&options)?),
+        _ => Box::new(OpenAi::open(&options)?),
+    })
+}
+
+fn keep(renderer: Box<dyn Renderer>, args: &RendererArgs) -> Result<Drawer> {
+    if args.memo_size == 0 {
+        return Ok(Drawer::Plain(renderer));
+    }
+    let folder = args.memo.clone().or_else(|| Some(home()?.join("renders")));
+    let folder = folder.context("there is no home folder to keep pictures in; name a folder with --memo")?;
+    Ok(Drawer::Kept(Memo::new(renderer, &folder, args.memo_size << 20)?))
+}

@@ -26,5 +26,36 @@ pub use identity::Identity;
 pub use labels::{Labels, LabelsError, read_labels};
 pub use store::Store;
 
-/// Texts in each of the sets that are shipped.
-pub const SHIPPED: usize = 12_000;
+/// A set that is shipped.
+#[derive(Clone, Copy, Debug)]
+pub struct Shipped {
+    /// Its name, and that of its grammar.
+    pub name: &'static str,
+    /// Folders of labels that the grammar draws from.
+    pub labels: &'static [&'static str],
+    /// How many texts it has.
+    pub texts: usize,
+}
+
+/// The sets that are shipped: captions of each modality, and instructions to editors of pictures.
+pub const SHIPPED: [Shipped; 4] = [
+    Shipped { name: "image", labels: &["image"], texts: 12_000 },
+    Shipped { name: "video", labels: &["image", "video"], texts: 12_000 },
+    Shipped { name: "sound", labels: &["sound"], texts: 12_000 },
+    Shipped { name: "edit", labels: &["edit"], texts: 600 },
+];
+
+impl Shipped {
+    /// What its grammar gives, from the files in a folder with `labels/` and `grammar/`.
+    ///
+    /// # Errors
+    /// If a file cannot be read or is wrong.
+    pub fn compose(&self, folder: &std::path::Path) -> Result<Vec<String>, ComposeError> {
+        let mut all = Labels::default();
+        for name in self.labels {
+            all = all.and(Labels::read(&folder.join("labels").join(name))?);
+        }
+        let grammar = Grammar::read(&folder.join("grammar").join(format!("{}.txt", self.name)), &all)?;
+        grammar.compose(self.texts, 0)
+    }
+}

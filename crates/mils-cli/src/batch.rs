@@ -1,6 +1,6 @@
 //! What a long run keeps on disk, so that it can be killed at any moment and goes on where it was.
 //!
-//! The output has a line for each file that is done, written when it is (see [`store`] for those that are no lines). Beside
+//! The output has a line for each file that is done, written when it is (see `store.rs` for those that are no lines). Beside
 //! it, `OUT.steps` has a line for each step of files that are not: what the language model said and how it was scored. A
 //! run that is taken up says the same again without asking anybody, up to its last step; the loop depends on nothing else,
 //! so it goes on as if it had not been killed. Lines are written whole; the last one may be cut off by a kill, and is then

@@ -88,7 +88,7 @@ impl Optimizer {
         };
         run.counts.memo_hits = unusable.iter().filter(|u| u.reason == UnusableReason::Duplicate).count();
         let spent = Spent { unusable: unusable.len(), ..Spent::default() };
-        let mut flow = run.scored(0, initial.texts().len(), spent, observer);
+        let mut flow = run.scored(0, initial.texts().len(), spent, scorer, observer);
         if early.is_break() {
             flow = early;
         }
@@ -359,7 +359,7 @@ impl Run<'_> {
         let spent = Spent { unusable: spent.unusable + failed.len(), of: &of, ..spent };
         let count = scores.len();
         self.pool.extend(step, texts, scores);
-        let flow = self.scored(step, count, spent, observer);
+        let flow = self.scored(step, count, spent, scorer, observer);
         Ok(if early.is_break() { early } else { flow })
     }
 
@@ -369,6 +369,7 @@ impl Run<'_> {
         step: usize,
         count: usize,
         Spent { unusable, usage, of }: Spent<'_>,
+        scorer: &mut dyn Scorer,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let first = self.pool.len() - count;
@@ -377,7 +378,7 @@ impl Run<'_> {
         self.counts.usage += usage;
         let (texts, scores) = self.pool.last(count);
         let flow = observer(&Event::Scored { step, texts, scores, answers: of });
-        self.kept = self.best(first);
+        self.kept = self.best(first, scorer);
         let kept = self.kept();
         let record = StepRecord {
             step,
@@ -395,12 +396,19 @@ impl Run<'_> {
 
     /// The truly best texts, whatever the generator is shown: the best of those that were kept and of those from `first`
     /// on, which are new. A set of a million is looked through once.
-    fn best(&self, first: usize) -> Vec<usize> {
+    fn best(&self, first: usize, scorer: &mut dyn Scorer) -> Vec<usize> {
         let mut numbers = self.kept.clone();
         numbers.sort_unstable();
         numbers.extend(first..self.pool.len());
         let scores: Vec<f32> = numbers.iter().map(|&i| self.pool.scores()[i]).collect();
-        Pool::top(self.config.keep, &scores).into_iter().map(|at| numbers[at]).collect()
+        // Either every text has objectives or none has.
+        let objectives: Option<Vec<Vec<f32>>> = numbers.iter().map(|&i| scorer.objectives(self.pool.text(i))).collect();
+        let keep = self.config.keep;
+        let top = match objectives {
+            Some(objectives) => Pool::top_of_fronts(keep, &scores, &objectives),
+            None => Pool::top(keep, &scores),
+        };
+        top.into_iter().map(|at| numbers[at]).collect()
     }
 
     /// The kept texts, best first.

@@ -32,6 +32,14 @@ pub trait Scorer {
     fn score_some(&mut self, texts: &[String]) -> Result<Vec<Result<f32, UnusableReason>>, BoxError> {
         Ok(self.score(texts)?.into_iter().map(Ok).collect())
     }
+
+    /// The objectives behind the score of a text that it has scored, as many for every text, each the higher the better;
+    /// `None` where the score is all there is. With them, texts that another beats in one objective and equals at least in
+    /// all others go first when only the best are kept, whatever their scores.
+    fn objectives(&mut self, text: &str) -> Option<Vec<f32>> {
+        let _ = text;
+        None
+    }
 }
 
 /// Proposes new texts from scored ones.

@@ -455,3 +455,35 @@ fn texts_that_the_scorer_fails_for_are_told_and_the_others_go_on() {
     assert_eq!((outcome.counts.scored, outcome.counts.unusable, outcome.pool.len()), (3, 4, 3));
     assert_eq!((outcome.steps[1].scored, outcome.steps[1].unusable), (1, 2));
 }
+
+#[test]
+fn of_several_objectives_what_is_beaten_in_all_of_them_goes_first() {
+    /// Letters `a`, and letters `b`; the score counts the first for more.
+    struct Two;
+    impl Scorer for Two {
+        fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
+            let score = |t: &String| self.objectives(t).map(|o| 10.0 * o[0] + o[1]);
+            Ok(texts.iter().filter_map(score).collect())
+        }
+
+        fn objectives(&mut self, text: &str) -> Option<Vec<f32>> {
+            Some(['a', 'b'].map(|letter| text.chars().filter(|c| *c == letter).count() as f32).to_vec())
+        }
+    }
+    let initial = texts(&["aaa", "aab", "aa", "bbb", "ab", "b", "x"]);
+    let config = Config { steps: 1, keep: 3, propose: 1, ..Config::default() };
+    let mut shown = Vec::new();
+    let see = &mut |e: &Event<'_>| {
+        if let Event::Proposing { pool, .. } = e {
+            shown = pool.iter().map(|l| l.text.clone()).collect();
+        }
+        ControlFlow::Continue(())
+    };
+    let mut generator = Closure(|_: &Request<'_>| Proposals { texts: texts(&["abbb"]), ..Proposals::default() });
+    let outcome = Optimizer::new(config).run(&initial, &mut generator, &mut Two, see).unwrap();
+    // `aa` has the third score, and `aaa` beats it; `bbb` has the fourth, and nothing does.
+    assert_eq!(shown, ["bbb", "aab", "aaa"]);
+    let kept: Vec<&str> = outcome.pool.iter().map(|c| c.text.as_str()).collect();
+    assert_eq!(kept, ["aaa", "aab", "abbb"]);
+    assert_eq!(outcome.best.text, "aaa");
+}

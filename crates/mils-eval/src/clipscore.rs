@@ -18,7 +18,11 @@ pub const PREFIX: &str = "A photo depicts ";
 /// If they differ in width, or have a value that is no number, or no length.
 pub fn cosine(a: &[f32], b: &[f32]) -> Result<f64, EvalError> {
     if a.len() != b.len() {
-        return Err(EvalError::Numbers(format!("embeddings of {} and {} values do not belong together", a.len(), b.len())));
+        return Err(EvalError::Numbers(format!(
+            "embeddings of {} and {} values do not belong together",
+            a.len(),
+            b.len()
+        )));
     }
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let cosine = dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt());

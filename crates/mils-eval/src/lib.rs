@@ -5,6 +5,7 @@ pub mod cider;
 pub mod clipscore;
 pub mod diversity;
 mod error;
+pub mod meteor;
 pub mod ngram;
 pub mod ptb;
 pub mod read;

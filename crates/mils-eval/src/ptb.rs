@@ -19,9 +19,8 @@ use regex_automata::{Anchored, Input, MatchKind};
 use std::sync::LazyLock;
 
 /// What the COCO tools drop (`PUNCTUATIONS` of `ptbtokenizer.py`).
-pub const PUNCTUATION: [&str; 18] = [
-    "''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";", "",
-];
+pub const PUNCTUATION: [&str; 18] =
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";", ""];
 
 /// Finds the longest match at a place; of several that are as long, the rule that comes first.
 struct Scanner {

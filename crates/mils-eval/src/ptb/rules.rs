@@ -64,9 +64,15 @@ const NAMES: &[(&str, &str)] = &[
         "{ABBR}",
         r"(?i:adj|adm|adv|alex|asst|atty|ave|brig|capt|cf|cie|cmdr|col|comdr|cpl|det|dr|drs|ens|ft|gen|gov|govs|hon|insp|jos|lt|maj|messrs|mlle|mme|mr|mrs|ms|msgr|mt|pfc|ph|pres|prof|profs|pvt|rep|reps|rev|sen|sens|sfc|sgt|spc|st|ste|supt|vs|wm|{ENDS})",
     ),
-    ("{ENDS}", r"(?:al|ala|apr|ariz|assn|assoc|aug|bhd|bldg|blvd|bros|calif|co|colo|conn|corp|cos|ct|dak|dec|dept|elec|esq|est|etc|ext|feb|fla|fri|ga|inc|ind|intl|jan|jr|jul|jun|kan|kans|ky|ltd|mar|md|mfg|mich|minn|mo|mon|mont|mtg|natl|neb|nev|nov|oct|okla|penn|ph\.d|plc|pte|pty|rd|rt|sep|sept|seq|sq|sr|sys|tel|tenn|thu|thurs|tue|tues|univ|va|vt|wed|wis|wyo)"),
+    (
+        "{ENDS}",
+        r"(?:al|ala|apr|ariz|assn|assoc|aug|bhd|bldg|blvd|bros|calif|co|colo|conn|corp|cos|ct|dak|dec|dept|elec|esq|est|etc|ext|feb|fla|fri|ga|inc|ind|intl|jan|jr|jul|jun|kan|kans|ky|ltd|mar|md|mfg|mich|minn|mo|mon|mont|mtg|natl|neb|nev|nov|oct|okla|penn|ph\.d|plc|pte|pty|rd|rt|sep|sept|seq|sq|sr|sys|tel|tenn|thu|thurs|tue|tues|univ|va|vt|wed|wis|wyo)",
+    ),
     // States that are words too, unless they are capitalised.
-    ("{STATE}", r"(?:A[rR][kK]|A[zZ]|D[eE][lL]|I[lL][lL]|L[aA]|M[aA][sS][sS]|M[iI][sS][sS]|O[rR][eE]|P[aA]|T[eE][xX]|W[aA][sS][hH])"),
+    (
+        "{STATE}",
+        r"(?:A[rR][kK]|A[zZ]|D[eE][lL]|I[lL][lL]|L[aA]|M[aA][sS][sS]|M[iI][sS][sS]|O[rR][eE]|P[aA]|T[eE][xX]|W[aA][sS][hH])",
+    ),
 ];
 
 /// A pattern with its names filled in.
@@ -114,7 +120,11 @@ pub(super) const RULES: &[Rule] = &[
     rule("{W}", "", Word),
     // What keeps its full stop and ends sentences too, with something short after it.
     rule(r"(?i:{ENDS})\.", "(?s:..?)", Word),
-    rule(r"(?:{C}(?:{C}|\.)*|{D}+(?:[.,]{D}+)+|{O})(?:[-\x{2010}\x{2011}_](?:{C}+|{O}))*[-_](?:{C}+|{O}|(?:[A-Za-z]\.){2,})", "", Word),
+    rule(
+        r"(?:{C}(?:{C}|\.)*|{D}+(?:[.,]{D}+)+|{O})(?:[-\x{2010}\x{2011}_](?:{C}+|{O}))*[-_](?:{C}+|{O}|(?:[A-Za-z]\.){2,})",
+        "",
+        Word,
+    ),
     rule("{D}(?:{L}|{D})*", "", Word),
     rule(r"{P}(?:\\?/{P}){1,2}", "", Word),
     rule(r"[A-Z]+(?:&[A-Z]+)+", "", Word),
@@ -122,7 +132,11 @@ pub(super) const RULES: &[Rule] = &[
     rule(r"[cC](?:\+\+|#)", "", Word),
     rule(r"[-+]?{N}", "", Word),
     rule(r"(?:{D}{1,4}[- \x{a0}])?{D}{1,4}(?:\\?/|\x{2044}){D}{1,4}", "", Spaced),
-    rule(r"(?:\({D}{2,3}\)[ \x{a0}]?|\+?(?:{D}{2,4}[- \x{a0}])?{D}{2,4}[- \x{a0}]){D}{3,4}[- \x{a0}]{D}{3,5}", "", Spaced),
+    rule(
+        r"(?:\({D}{2,3}\)[ \x{a0}]?|\+?(?:{D}{2,4}[- \x{a0}])?{D}{2,4}[- \x{a0}]){D}{3,4}[- \x{a0}]{D}{3,5}",
+        "",
+        Spaced,
+    ),
     rule(r"(?:\({D}{2,3}\)[ \x{a0}]?|{D}{2,4}[- \x{a0}]){D}{3,4}[- \x{a0}]{D}{3,5}", "", Spaced),
     // Abbreviations.
     rule(r"[A-Za-z]\.(?:[A-Za-z]\.)*", "", Word),
@@ -138,7 +152,11 @@ pub(super) const RULES: &[Rule] = &[
     rule(r#"[A-Za-z0-9][^\s"<>|(){}]*@(?:[^\s"<>|().{}]+\.)*[^\s"<>|().{}]+"#, "", Word),
     rule(r"@[A-Za-z_][A-Za-z_0-9]*", "", Word),
     rule(r"#{L}+", "", Word),
-    rule(r#"<(?:[?!][^>\n]*|/?[A-Za-z][-A-Za-z0-9:.@]*(?:[ ]+[A-Za-z][-A-Za-z0-9:]*(?:[ ]*=[ ]*(?:"[^">\n]*"|'[^'>\n]*'))?)*[ ]*/?)>"#, "", Word),
+    rule(
+        r#"<(?:[?!][^>\n]*|/?[A-Za-z][-A-Za-z0-9:.@]*(?:[ ]+[A-Za-z][-A-Za-z0-9:]*(?:[ ]*=[ ]*(?:"[^">\n]*"|'[^'>\n]*'))?)*[ ]*/?)>"#,
+        "",
+        Word,
+    ),
     // Smileys.
     rule(r"[<>]?[:;=](?:['o\-])?[)(DPdpO\\{@|\[\]]", "[^A-Za-z0-9]", Spaced),
     rule(r"8-D", "", Word),

@@ -4,6 +4,7 @@ pub mod output;
 
 use self::output::OutputArgs;
 use crate::backend::{BackendChoice, MathChoice};
+use crate::eval::EvalCommand;
 use crate::media::ModalityChoice;
 use crate::models::ModelsCommand;
 use crate::report::ReportArgs;
@@ -35,6 +36,9 @@ pub enum Command {
     Score(ScoreArgs),
     /// Show what runs of `mils caption` did, from their traces, as HTML
     Report(ReportArgs),
+    /// Measure captions: BLEU, ROUGE-L, CIDEr, METEOR, SPICE and more
+    #[command(subcommand)]
+    Eval(EvalCommand),
     /// List the GPUs, and say which one is used
     Devices(DevicesArgs),
     /// List, download, check, convert and remove models

@@ -25,6 +25,7 @@ pub mod caption;
 pub mod choose;
 pub mod devices;
 pub mod embed;
+pub mod eval;
 pub mod flight;
 pub mod inputs;
 pub mod interrupt;

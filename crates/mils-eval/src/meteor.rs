@@ -2,7 +2,7 @@
 //!
 //! Denkowski and Lavie, *Meteor universal: language specific translation evaluation for any target language*, 2014. The
 //! data are METEOR's own and are read from its files ([`MeteorFiles`]); without them only the stages that need none run
-//! (exact and stem), no word counts as a function word, and the scores are lower and comparable with nobody's. The
+//! (exact and stem), no word counts as a function word, and the scores are comparable with nobody's. The
 //! score of a corpus is that of its summed statistics, not a mean.
 
 mod align;

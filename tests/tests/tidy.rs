@@ -110,6 +110,7 @@ fn dependencies_point_one_way() {
     assert_eq!(ours("mils-graph"), [""; 0]);
     assert_eq!(ours("mils-optim"), [""; 0]);
     assert_eq!(ours("mils-pth"), [""; 0]);
+    assert_eq!(ours("mils-eval"), [""; 0]);
     assert_eq!(ours("mils-shaders"), [""; 0]);
     assert_eq!(ours("mils-cpu"), ["mils-graph"]);
     assert_eq!(ours("mils-bank"), ["mils-graph"]);

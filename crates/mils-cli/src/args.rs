@@ -5,6 +5,7 @@ pub mod output;
 use self::output::OutputArgs;
 use crate::backend::{BackendChoice, MathChoice};
 use crate::bank::BankCommand;
+use crate::eval::EvalCommand;
 use crate::generate::GenerateArgs;
 use crate::media::ModalityChoice;
 use crate::models::ModelsCommand;
@@ -39,6 +40,9 @@ pub enum Command {
     Score(ScoreArgs),
     /// Show what runs of `mils caption` did, from their traces, as HTML
     Report(ReportArgs),
+    /// Measure captions: BLEU, ROUGE-L, CIDEr, METEOR, SPICE and more
+    #[command(subcommand)]
+    Eval(EvalCommand),
     /// List the GPUs, and say which one is used
     Devices(DevicesArgs),
     /// Make initial sets: the texts that runs start from

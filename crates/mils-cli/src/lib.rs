@@ -26,6 +26,7 @@ pub mod caption;
 pub mod choose;
 pub mod devices;
 pub mod embed;
+pub mod eval;
 pub mod flight;
 pub mod generate;
 pub mod inputs;

@@ -28,6 +28,10 @@ fn main() -> ExitCode {
             checked("report", args.check());
             mils_cli::report::run(&args)
         }
+        Command::Eval(command) => {
+            checked(command.name(), command.check());
+            mils_cli::eval::run(&command)
+        }
         Command::Devices(args) => mils_cli::devices::run(&args),
         Command::Bank(command) => {
             checked(command.name(), command.check());

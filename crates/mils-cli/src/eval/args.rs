@@ -144,16 +144,17 @@ pub struct SourceArgs {
 const CAPTIONS_EXAMPLES: &str = "\
 Examples:
   mils eval captions --candidates captions.jsonl --references captions_val2014.json
-  mils eval captions --candidates out.jsonl --references dataset_coco.json --split test --format json
-  mils eval captions --candidates out.jsonl --references clotho_captions_evaluation.csv --per-item items.jsonl
-  mils eval captions --candidates results.json --references refs.jsonl --metrics bleu,cider,meteor --meteor ~/meteor
+  mils eval captions -c out.jsonl -r dataset_coco.json --split test --format json
+  mils eval captions -c out.jsonl -r clotho_captions_evaluation.csv --per-item items.jsonl
+  mils eval captions -c results.json -r refs.jsonl --metrics bleu,cider,meteor --meteor ~/meteor
 
-Candidates are {\"id\": …, \"caption\": …} a line, what `mils caption -o` writes, COCO's results, or a table with a
-column caption. A file's path stands for an id by its name, its stem, or the number at the stem's end.
-A candidate with an error has failed: it scores 0 and stays in the mean.
+Candidates are {\"id\": …, \"caption\": …} a line, what `mils caption -o` writes, COCO's results, or a
+table with a column caption. A file's path stands for an id by its name, its stem, or the number at
+the stem's end. A candidate with an error has failed: it scores 0 and stays in the mean.
 
 Texts are cut as the COCO tools do. `cider` is what those tools print as CIDEr, which is CIDEr-D.
-METEOR's data are read from its own files: the meteor folder of the Python package pycocoevalcap has them.
+METEOR's data are read from its own files: the meteor folder of the Python package pycocoevalcap has
+them.
 
 Exit codes: 0 done, 1 a file or a metric failed, 2 wrong usage, 130 interrupted.";
 
@@ -185,10 +186,11 @@ pub struct CaptionsArgs {
 const COMPARE_EXAMPLES: &str = "\
 Examples:
   mils eval compare ours.jsonl theirs.json --references captions_val2014.json
-  mils eval compare a.jsonl b.jsonl --references refs.jsonl --metrics cider,meteor --samples 10000 --format json
+  mils eval compare a.jsonl b.jsonl -r refs.jsonl --metrics cider,meteor --samples 10000
 
-The interval of the difference is the paired bootstrap's. p is how often a difference as large comes up when each
-item's captions are swapped at random (approximate randomisation): below 0.05 few would call it chance.
+The interval of the difference is the paired bootstrap's. p is how often a difference as large comes
+up when each item's captions are swapped at random (approximate randomisation): below 0.05 few would
+call it chance.
 
 Exit codes: 0 done, 1 a file or a metric failed, 2 wrong usage, 130 interrupted.";
 

@@ -307,7 +307,8 @@ mod tests {
 
     fn step(step: usize) -> StepDone {
         let answers = vec![Proposals { texts: vec!["a dog".into()], ..Proposals::default() }];
-        StepDone { step, answers, texts: vec!["a dog".into()], scores: vec![0.1 + step as f32] }
+        let (texts, scores) = (vec!["a dog".into()], vec![0.1 + step as f32]);
+        StepDone { step, answers, texts, scores, ..StepDone::default() }
     }
 
     fn cut(path: &Path, line: &str) {

@@ -21,6 +21,7 @@
 pub mod args;
 pub mod backend;
 pub mod batch;
+pub mod blend;
 pub mod caption;
 pub mod choose;
 pub mod devices;

@@ -18,6 +18,8 @@ const SIDE: u32 = 512;
 pub struct GenerateFiles {
     /// What differs from the prompts that are built in.
     pub prompt: PromptChanges,
+    /// The same of what makes one prompt of several texts.
+    pub blend: PromptChanges,
     /// The language model knows how to propose captions and nothing else: it is asked by the pack's own prompts for
     /// captions of what the pictures should show.
     pub captions: bool,
@@ -35,6 +37,9 @@ pub struct GenerateFiles {
 pub struct Drawing {
     /// What the language model is asked. `about` in it is what was asked for.
     pub prompt: Prompts,
+    /// What it is asked to make one prompt of several texts. Their labels say how much each counts; `about` is what is to be
+    /// left out, or nothing.
+    pub blend: Prompts,
     /// Settings of the loop.
     pub settings: LoopSettings,
     /// See [`GenerateFiles::renderer`].
@@ -46,10 +51,12 @@ pub struct Drawing {
 impl Pack {
     /// How pictures are made with it: every pack with an encoder of pictures can.
     pub fn drawing(&self) -> Drawing {
-        let GenerateFiles { prompt, captions, settings, renderer, size } = self.generate.clone().unwrap_or_default();
-        let base = if captions { self.prompt.clone() } else { built_in() };
+        let GenerateFiles { prompt, blend, captions, settings, renderer, size } =
+            self.generate.clone().unwrap_or_default();
+        let (search, merge) = if captions { (self.prompt.clone(), self.prompt.clone()) } else { built_in() };
         Drawing {
-            prompt: base.with(&prompt),
+            prompt: search.with(&prompt),
+            blend: merge.with(&blend),
             settings: self.settings.with(&PAPER).with(&settings),
             renderer,
             size: size.unwrap_or([SIDE; 2]),
@@ -64,11 +71,16 @@ impl Pack {
     }
 }
 
-/// The prompts that are built in.
-fn built_in() -> Prompts {
+/// The prompts that are built in: for the search, and for several texts.
+fn built_in() -> (Prompts, Prompts) {
     // The file is compiled in; the test below reads it.
-    let file = toml::from_str::<PromptFile>(CHAT).map(|file| file.generate).unwrap_or_default();
-    Prompts { system: file.system.unwrap_or_default(), user: file.user.unwrap_or_default() }
+    let (search, merge) =
+        toml::from_str::<PromptFile>(CHAT).map(|file| (file.generate, file.blend)).unwrap_or_default();
+    let whole = |part: PromptChanges| {
+        let (system, user) = (part.system.unwrap_or_default(), part.user.unwrap_or_default());
+        Prompts { system, user }
+    };
+    (whole(search), whole(merge))
 }
 
 #[cfg(test)]
@@ -82,6 +94,8 @@ mod tests {
         assert_eq!((demo.renderer.as_deref(), demo.size), (Some("demo"), [144, 144]));
         let small = Pack::open("small").unwrap().drawing();
         assert!(small.prompt.user.contains("{{ about }}") && !small.prompt.system.is_empty());
+        assert!(small.blend.user.contains("{{ about }}") && small.blend != small.prompt);
+        assert_eq!(demo.blend, demo.prompt);
         assert_eq!((small.settings.steps, small.settings.keep, small.settings.propose), (19, 20, 50));
         assert_eq!((small.renderer, small.size), (None, [512, 512]));
     }

@@ -196,10 +196,11 @@ impl Pack {
     /// Prompts of a file are taken where the pack has none of its own.
     fn share_prompts(&mut self) -> Result<(), PackError> {
         let Some(path) = self.prompts.as_ref().map(|path| self.folder().join(path)) else { return Ok(()) };
-        let PromptFile { prompt, image, video, sound, generate } = parse(&path, "no such file of prompts")?;
+        let PromptFile { prompt, image, video, sound, generate, blend } = parse(&path, "no such file of prompts")?;
         let own = std::mem::take(&mut self.prompt);
         let drawing = self.generate.get_or_insert_default();
         drawing.prompt = std::mem::take(&mut drawing.prompt).or(generate);
+        drawing.blend = std::mem::take(&mut drawing.blend).or(blend);
         for (files, shared) in [(&mut self.image, image), (&mut self.video, video), (&mut self.sound, sound)] {
             if let Some(files) = files {
                 files.prompt = std::mem::take(&mut files.prompt).or(shared);

@@ -123,6 +123,8 @@ pub(crate) struct PromptFile {
     pub(crate) sound: PromptChanges,
     #[serde(default)]
     pub(crate) generate: PromptChanges,
+    #[serde(default)]
+    pub(crate) blend: PromptChanges,
 }
 
 impl PromptChanges {

@@ -115,6 +115,8 @@ fn dependencies_point_one_way() {
     assert_eq!(ours("mils-cpu"), ["mils-graph"]);
     assert_eq!(ours("mils-bank"), ["mils-graph"]);
     assert_eq!(ours("mils-encoder"), ["mils-graph", "mils-media"]);
-    assert_eq!(ours("mils-llm"), ["mils-optim"]);
+    assert_eq!(ours("mils-http"), [""; 0]);
+    assert_eq!(ours("mils-llm"), ["mils-http", "mils-optim"]);
+    assert_eq!(ours("mils-render"), ["mils-demo-world", "mils-http"]);
     assert_eq!(of("xtask"), ["anyhow", "clap"], "xtask starts on a machine where nothing is set up");
 }

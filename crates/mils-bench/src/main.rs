@@ -31,6 +31,15 @@ struct Args {
     command: Command,
 }
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Task {
+    /// Captions of scenes
+    Caption,
+    /// Prompts whose pictures show what is wished for; 50 wishes where --scenes does not say
+    Generate,
+}
+
 /// The worlds that captions can be judged in.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum WorldChoice {
@@ -90,8 +99,11 @@ enum Command {
         #[command(flatten)]
         args: BenchArgs,
     },
-    /// Caption held-out scenes of the demo's worlds, with controls
+    /// Caption held-out scenes of the demo's worlds, or search for prompts that draw them, with controls
     Quality {
+        /// What is measured
+        #[arg(long, value_enum, default_value_t = Task::Caption)]
+        task: Task,
         /// Which world
         #[arg(long, value_enum, default_value_t = WorldChoice::Image)]
         modality: WorldChoice,
@@ -172,7 +184,18 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Media { args } => speed(args, &[media::run]),
         Command::Runs { args } => speed(args, &[runs::run]),
         Command::Generation { args } => speed(args, &[generation::run]),
-        Command::Quality { modality, scenes, seed, pack, recordings, steps, backend, only_loop, show, json } => {
+        Command::Quality { task: Task::Generate, scenes, seed, pack, steps, backend, show, json, .. } => {
+            let setup = quality::DrawingSetup { pack, wishes: scenes.unwrap_or(50), seed, steps, backend, show };
+            let figures = quality::draw(&setup)?;
+            println!("{}", figures.table());
+            let (claim, holds) = figures.claim();
+            println!("{} {claim}", if holds { "holds:" } else { "FAILS:" });
+            write_json(&figures, json.as_deref())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Quality {
+            modality, scenes, seed, pack, recordings, steps, backend, only_loop, show, json, ..
+        } => {
             let arms = if only_loop { vec![Arm::Loop] } else { Arm::ALL.to_vec() };
             let setup = |usual| Setup {
                 pack: pack.clone(),

@@ -5,6 +5,7 @@ pub mod output;
 use self::output::OutputArgs;
 use crate::backend::{BackendChoice, MathChoice};
 use crate::bank::BankCommand;
+use crate::blend::BlendArgs;
 use crate::eval::EvalCommand;
 use crate::generate::GenerateArgs;
 use crate::media::ModalityChoice;
@@ -34,6 +35,8 @@ pub enum Command {
     Caption(CaptionArgs),
     /// Search for the prompt whose pictures show best what is asked for
     Generate(Box<GenerateArgs>),
+    /// Make one picture of pictures, videos, sounds and texts
+    Blend(Box<BlendArgs>),
     /// Embed texts, images, videos and sounds
     Embed(EmbedArgs),
     /// Score texts by how well they describe images, videos and sounds

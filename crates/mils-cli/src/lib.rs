@@ -22,6 +22,7 @@ pub mod args;
 pub mod backend;
 pub mod bank;
 pub mod batch;
+pub mod blend;
 pub mod caption;
 pub mod choose;
 pub mod devices;

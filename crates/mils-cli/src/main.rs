@@ -16,6 +16,10 @@ fn main() -> ExitCode {
             checked("generate", args.check());
             mils_cli::generate::run(&args)
         }
+        Command::Blend(args) => {
+            checked("blend", args.check());
+            mils_cli::blend::run(&args)
+        }
         Command::Embed(args) => {
             checked("embed", args.check());
             mils_cli::embed::run(&args)

@@ -272,6 +272,16 @@ impl Session {
         lane.run(&mode, begin, row, crew, &mut |event, _| observer(event))
     }
 
+    /// Asks the language model in words of its own, outside any run.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub(crate) fn propose(&mut self, template: PromptTemplate, request: &Request<'_>) -> Result<Proposals> {
+        let generator = self.generators.first_mut().context("a session without a generator")?;
+        generator.set_template(Arc::new(template));
+        generator.propose(request).map_err(|error| anyhow::anyhow!("the language model failed: {error}"))
+    }
+
     /// Captions files, [`Session::in_flight`] at a time: while one is scored, others are written for. See [`Runway`]
     /// for what it is told and asked.
     pub fn caption_all(&mut self, runway: &Runway<'_>, done: &mut flight::Done<'_>) -> Utilisation {

@@ -53,7 +53,11 @@ impl OpenAi {
     /// # Errors
     /// If an option makes no sense, or nobody answers.
     pub fn open(options: &ServerOptions) -> Result<Self, RenderError> {
-        let words = Words { server: "an OpenAI-compatible server of pictures", ..Words::default() };
+        let words = Words {
+            server: "an OpenAI-compatible server of pictures",
+            key: "set MILS_RENDERER_KEY, MILS_API_KEY or OPENAI_API_KEY",
+            ..Words::default()
+        };
         let server = Server::new(options, words)?;
         let model = match &options.model {
             Some(model) => Some(model.clone()),

@@ -1,9 +1,11 @@
 //! Caption quality on held-out scenes of the demo's worlds: the loop, and three controls with the same settings.
 
+mod drawing;
 mod figures;
 mod sounds;
 mod subject;
 
+pub use drawing::{DrawingFigures, DrawingSetup, Rival, run as draw};
 pub use figures::{ArmFigures, Figure, Figures, ScorerFigures, StepFigures, claims, table};
 pub use sounds::{SoundScene, Sounds};
 pub use subject::{Mark, Pictures, Subject, Videos};

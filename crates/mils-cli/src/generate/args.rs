@@ -20,21 +20,21 @@ Examples:
       --scorer yuvalkirstain/PickScore_v1 --scorer openai/clip-vit-large-patch14=0.5 --seeds 2
   mils generate 'a red car' -o car/ --pack demo --format json | jq -r .prompt
 
-Each step, the language model is shown the best prompts so far with their scores and writes new ones;
-each is drawn, and its pictures are compared with what was asked for, by the pack's encoder of
-pictures or by those of --scorer. With several seeds a prompt's score is the mean over its pictures,
-so that it suits the wish and not one seed alone.
+Each step, the language model is shown the best prompts so far with their scores and writes new
+ones; each is drawn, and its pictures are compared with what was asked for, by the pack's encoder
+of pictures or by those of --scorer. With several seeds a prompt's score is the mean over its
+pictures, so that it suits the wish and not one seed alone.
 
-The folder gets best.png, prompt.txt (its prompt), steps/ (each step's best), grid.png (these in one),
-trace.jsonl and report.html. Killed at any moment, the same command goes on; pictures that were drawn
-are kept (--memo) and not drawn again. A picture that fails is said and left out; where the renderer
-is gone the run ends, and what it has is in the folder.
+The folder gets best.png, prompt.txt (its prompt), steps/ (each step's best), grid.png (these in
+one), trace.jsonl and report.html. Killed at any moment, the same command goes on; pictures that
+were drawn are kept (--memo) and not drawn again. A picture that fails is said and left out; where
+the renderer is gone the run ends, and what it has is in the folder.
 
-In a ComfyUI workflow write {{prompt}}, {{seed}}, {{width}}, {{height}}, {{steps}}, {{guidance}} or
-{{negative}} where these belong, or give nodes titles as mils:prompt or mils:seed,steps,guidance.
+In a ComfyUI workflow write {{prompt}}, {{seed}}, {{width}}, {{height}}, {{steps}}, {{guidance}}
+or {{negative}} where these belong, or give nodes titles as mils:prompt or mils:seed,steps,guidance.
 
-Exit codes: 0 done, 1 the renderer or a model failed, 2 wrong usage, 130 interrupted (the best so far
-is in the folder).";
+Exit codes: 0 done, 1 the renderer or a model failed, 2 wrong usage, 130 interrupted (the best so
+far is in the folder).";
 
 /// What sort of renderer it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,7 +52,7 @@ pub enum RendererKind {
 }
 
 /// What draws, and how: of every command that has pictures made.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct RendererArgs {
     /// What draws: the address of a server, the path of a worker, or `demo` [default: the pack's, if it has one]
     #[arg(long, value_name = "URL|PROGRAM|demo", value_parser = NonEmptyStringValueParser::new())]

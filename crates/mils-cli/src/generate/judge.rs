@@ -68,6 +68,17 @@ impl Judge {
         Ok(Some(Self { name: names.join(" + "), backend: place, judges }))
     }
 
+    /// Compares with another wish from now on.
+    ///
+    /// # Errors
+    /// If an encoder fails.
+    pub fn about(&mut self, wish: &str) -> Result<()> {
+        for judge in &mut self.judges {
+            judge.wish = judge.encoder.embed_texts(&[wish.to_owned()])?;
+        }
+        Ok(())
+    }
+
     /// One score a picture: the cosine with the wish, or the weighted mean of several encoders' cosines.
     ///
     /// # Errors

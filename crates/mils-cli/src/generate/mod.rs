@@ -6,8 +6,9 @@
 pub mod args;
 mod folder;
 pub mod judge;
+pub mod painter;
 pub mod renderer;
-mod search;
+pub(crate) mod search;
 pub mod studio;
 
 pub use args::GenerateArgs;

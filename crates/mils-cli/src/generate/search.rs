@@ -71,7 +71,8 @@ impl<'a> Search<'a> {
         Self::with_pack(wish, output, drawing, args, pack, cancel)
     }
 
-    fn with_pack(
+    /// As [`Search::run`], with a pack that is there.
+    pub(crate) fn with_pack(
         wish: &'a str,
         output: &Path,
         renderer: &RendererArgs,

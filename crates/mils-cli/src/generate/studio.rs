@@ -112,6 +112,23 @@ impl<'a> Studio<'a> {
         Ok(shot)
     }
 
+    /// The score of the best picture of each prompt.
+    ///
+    /// # Errors
+    /// If one has none.
+    pub fn best_scores(&self, prompts: &[String]) -> Result<Vec<f32>> {
+        let score = |judged: Judged| {
+            let problem = judged.problem.unwrap_or_default();
+            judged.best.map(|best| best.0).ok_or_else(|| anyhow::anyhow!("a prompt has no picture: {problem}"))
+        };
+        self.draw(prompts)?.into_iter().map(score).collect()
+    }
+
+    /// What judged.
+    pub fn into_judge(self) -> Judge {
+        self.judge.into_inner()
+    }
+
     /// Draws prompts with every seed, some at a time, and judges the pictures as they come.
     fn draw(&self, prompts: &[String]) -> Result<Vec<Judged>> {
         let seeds = self.seeds.len();

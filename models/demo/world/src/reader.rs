@@ -79,10 +79,11 @@ pub fn read(text: &str) -> Heard {
             }
         }
         rest = &rest[1..];
-        if let Some(named) = said.hear(word) {
-            if things < MOST && heard.things.iter().all(|thing| thing.noun != named.noun) {
-                heard.things.push(named);
-            }
+        if let Some(named) = said.hear(word)
+            && things < MOST
+            && heard.things.iter().all(|thing| thing.noun != named.noun)
+        {
+            heard.things.push(named);
         }
     }
     heard

@@ -123,7 +123,7 @@ impl Optimizer {
                 return Err(Error::NothingUsable { step, said });
             }
             let spent = Spent { unusable: unusable.len(), usage, of: &of };
-            flow = run.score(step, fresh, spent, &ahead, scorer, observer)?;
+            flow = run.score(step, &fresh, spent, &ahead, scorer, observer)?;
             still = if run.kept == before { still + 1 } else { 0 };
         }
         if flow.is_break() {
@@ -335,14 +335,14 @@ impl Run<'_> {
     fn score(
         &mut self,
         step: usize,
-        fresh: Vec<String>,
+        fresh: &[String],
         spent: Spent<'_>,
         ahead: &Ahead,
         scorer: &mut dyn Scorer,
         observer: &mut dyn FnMut(&Event<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
         let (mut texts, mut scores, mut of, mut failed) = (vec![], vec![], vec![], vec![]);
-        for ((text, score), answer) in fresh.iter().zip(ahead.complete(&fresh, scorer)?).zip(spent.of) {
+        for ((text, score), answer) in fresh.iter().zip(ahead.complete(fresh, scorer)?).zip(spent.of) {
             match score {
                 Ok(score) => {
                     texts.push(text.clone());

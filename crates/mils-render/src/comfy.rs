@@ -125,11 +125,11 @@ impl Comfy {
             return None;
         }
         let messages = status["messages"].as_array().into_iter().flatten();
-        let said = messages.filter(|message| message[0] == "execution_error").find_map(|message| {
+        let mut said = messages.filter(|message| message[0] == "execution_error").map(|message| {
             let of = |name: &str| message[1][name].as_str().unwrap_or_default().to_owned();
-            Some(format!("{} in the node {}", of("exception_message").trim(), of("node_type")))
+            format!("{} in the node {}", of("exception_message").trim(), of("node_type"))
         });
-        Some(said.unwrap_or_else(|| "the workflow failed; look into ComfyUI's log".into()))
+        Some(said.next().unwrap_or_else(|| "the workflow failed; look into ComfyUI's log".into()))
     }
 
     /// The first picture of the outputs: of what is saved, or else of what is only shown.

@@ -42,6 +42,9 @@ pub struct Studio<'a> {
     best: RefCell<Option<(String, f32, Shot)>>,
 }
 
+/// A picture's number, and the picture or why there is none.
+type Numbered = (usize, Result<RgbImage, RenderError>);
+
 /// Sets a flag when it goes.
 struct Stop<'a>(&'a AtomicBool);
 
@@ -174,7 +177,7 @@ impl<'a> Studio<'a> {
     }
 
     /// Begins to draw, on threads that nobody need wait for: each picture comes with its number, prompts first.
-    fn begin(&self, prompts: &[String]) -> (Receiver<(usize, Result<RgbImage, RenderError>)>, Arc<AtomicBool>) {
+    fn begin(&self, prompts: &[String]) -> (Receiver<Numbered>, Arc<AtomicBool>) {
         let (sender, pictures) = channel();
         let (next, stop, prompts) =
             (Arc::new(AtomicUsize::new(0)), Arc::<AtomicBool>::default(), Arc::<[String]>::from(prompts));

@@ -1,7 +1,7 @@
 //! The Penn Treebank tokenizer of the COCO tools, without Java: what they make of a caption before anything is scored.
 //!
 //! The tools call Stanford's `PTBTokenizer` (CoreNLP 3.4.1, `-preserveLines -lowerCase`) and drop the tokens of a fixed
-//! list of punctuation. This is a scanner of our own ([`rules`]), written from the treebank's conventions and from what the
+//! list of punctuation. This is a scanner of our own (`rules.rs`), written from the treebank's conventions and from what the
 //! tokenizer answered to texts that were put to it; tests compare the two on thousands of them. Two quirks are kept, since
 //! scores depend on them: brackets become `-lrb-` and the like, which the tools mean to drop but, as they are in lower
 //! case, do not; and a pair of digits groups or a fraction may be one token with a no-break space in it.

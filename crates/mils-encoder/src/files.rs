@@ -32,6 +32,24 @@ pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> EncoderError {
     }
 }
 
+/// A checkpoint is a folder.
+///
+/// # Errors
+/// If this is none.
+pub(crate) fn is_folder(folder: &Path) -> Result<(), EncoderError> {
+    match folder.is_dir() {
+        true => Ok(()),
+        false => Err(EncoderError::file(folder, "is not a folder; name a checkpoint folder")),
+    }
+}
+
+/// What a model in a folder is called. A folder given as `.` has no name of its own.
+pub(crate) fn name_of(folder: &Path) -> String {
+    let whole = folder.canonicalize();
+    let name = whole.as_deref().unwrap_or(folder).file_name();
+    name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// What a model makes of a cosine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Scores {
@@ -74,9 +92,7 @@ impl ModelFiles {
     /// # Errors
     /// As [`ModelFiles::open`], or if an element is too large for that precision.
     pub fn open_with(folder: &Path, precision: Precision) -> Result<Self, EncoderError> {
-        if !folder.is_dir() {
-            return Err(EncoderError::file(folder, "is not a folder; name a checkpoint folder"));
-        }
+        is_folder(folder)?;
         let Description { arch, preprocess, names, config, weights: file, cleaning } = describe(folder)?;
         // The graphs are built here too, so that shapes that cannot be are known before the weights are read.
         forward::text(&arch.text, arch.dim, 1, arch.text.context)
@@ -126,9 +142,7 @@ impl ModelFiles {
     /// # Errors
     /// If they do not fit there.
     pub fn load(self, backend: &dyn Backend) -> Result<Encoder, EncoderError> {
-        // A folder given as `.` has no name of its own.
-        let folder = self.folder.canonicalize().unwrap_or(self.folder);
-        let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = name_of(&self.folder);
         let weights = backend.load(self.weights)?;
         Ok(Encoder::new(name, self.arch, self.preprocess, self.tokenizer, weights, self.positions, self.scores))
     }

@@ -5,7 +5,7 @@ use super::encoder::ImageBindEncoder;
 use super::layout::{AUDIO_SCALE, MOST_SCALE, SIGN, TEXT_SCALE, architecture, is_elsewhere, source, tensors};
 use super::{IMAGEBIND_LICENCE, Licence, forward};
 use crate::EncoderError;
-use crate::files::with_tokenizer_of;
+use crate::files::{is_folder, name_of, with_tokenizer_of};
 use crate::tensors::{Source, Tensor};
 use crate::tokenizer::{Cleaning, TextTokenizer};
 use crate::weights::{Checkpoint, Precision};
@@ -55,9 +55,7 @@ impl ImageBindFiles {
     /// # Errors
     /// As [`ImageBindFiles::open`], or if an element is too large for that precision.
     pub fn open_with(folder: &Path, precision: Precision) -> Result<Self, EncoderError> {
-        if !folder.is_dir() {
-            return Err(EncoderError::file(folder, "is not a folder; name a checkpoint folder"));
-        }
+        is_folder(folder)?;
         let checkpoint = Checkpoint::open(folder, WEIGHTS)?;
         let fail = |problem: String| EncoderError::file(checkpoint.path(), problem);
         let arch = architecture(|name| checkpoint.shape(name)).map_err(fail)?;
@@ -105,9 +103,7 @@ impl ImageBindFiles {
     /// # Errors
     /// If they do not fit there.
     pub fn load(self, backend: &dyn Backend) -> Result<ImageBindEncoder, EncoderError> {
-        // A folder given as `.` has no name of its own.
-        let folder = self.folder.canonicalize().unwrap_or(self.folder);
-        let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = name_of(&self.folder);
         let weights = backend.load(self.weights)?;
         Ok(ImageBindEncoder::new(name, self.arch, self.tokenizer, weights, self.scale))
     }

@@ -7,6 +7,7 @@ use super::features::SoundFeatures;
 use super::spectra::Spectra;
 use super::{forward, tensors};
 use crate::EncoderError;
+use crate::files::{is_folder, name_of};
 use crate::layout::read_json;
 use crate::tokenizer::{Reading, TextTokenizer};
 use crate::weights::{Checkpoint, Precision};
@@ -55,9 +56,7 @@ impl ClapFiles {
     /// # Errors
     /// As [`ClapFiles::open`], or if an element is too large for that precision.
     pub fn open_with(folder: &Path, precision: Precision) -> Result<Self, EncoderError> {
-        if !folder.is_dir() {
-            return Err(EncoderError::file(folder, "is not a folder; name a checkpoint folder"));
-        }
+        is_folder(folder)?;
         let config = folder.join("config.json");
         if !hears_sounds(folder)? {
             return Err(EncoderError::file(config, "is missing or not a CLAP's (its model_type is `clap`)"));
@@ -100,9 +99,7 @@ impl ClapFiles {
     /// # Errors
     /// If they do not fit there.
     pub fn load(self, backend: &dyn Backend) -> Result<ClapEncoder, EncoderError> {
-        // A folder given as `.` has no name of its own.
-        let folder = self.folder.canonicalize().unwrap_or(self.folder);
-        let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = name_of(&self.folder);
         let weights = backend.load(self.weights)?;
         Ok(ClapEncoder::new(name, self.arch, self.features, self.spectra, self.tokenizer, weights, self.scales))
     }

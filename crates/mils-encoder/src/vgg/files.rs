@@ -2,6 +2,7 @@
 
 use super::{Vgg, VggArchitecture, forward, layout};
 use crate::EncoderError;
+use crate::files::{is_folder, name_of};
 use crate::weights::{Checkpoint, Precision};
 use mils_graph::{Backend, HostTensor};
 use std::path::{Path, PathBuf};
@@ -31,9 +32,7 @@ impl VggFiles {
     /// # Errors
     /// As [`VggFiles::open`], or if an element is too large for that precision.
     pub fn open_with(folder: &Path, precision: Precision) -> Result<Self, EncoderError> {
-        if !folder.is_dir() {
-            return Err(EncoderError::file(folder, "is not a folder; name a checkpoint folder"));
-        }
+        is_folder(folder)?;
         let checkpoint = Checkpoint::open(folder, WEIGHTS)?;
         let fail = |problem: String| EncoderError::file(checkpoint.path(), problem);
         let arch = layout::architecture(checkpoint.names(), |name| checkpoint.shape(name)).map_err(fail)?;
@@ -56,9 +55,7 @@ impl VggFiles {
     /// # Errors
     /// If they do not fit there.
     pub fn load(self, backend: &dyn Backend) -> Result<Vgg, EncoderError> {
-        // A folder given as `.` has no name of its own.
-        let folder = self.folder.canonicalize().unwrap_or(self.folder);
-        let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = name_of(&self.folder);
         Ok(Vgg::new(name, self.arch, backend.load(self.weights)?))
     }
 }

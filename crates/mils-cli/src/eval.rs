@@ -63,7 +63,7 @@ fn captions(args: &CaptionsArgs) -> Result<ExitCode> {
     let corpus = corpus(&args.candidates, &references, &args.source, &progress)?;
     progress.say("cutting texts into words");
     let words = Words::of(&corpus);
-    let measured = measure(&words, &args.source, &progress)?;
+    let measured = measure(&words, &args.source, &mut None, &progress)?;
     let intervals: Vec<_> = if args.bootstrap == 0 {
         Vec::new()
     } else {
@@ -130,8 +130,9 @@ fn comparison(args: &CompareArgs) -> Result<ExitCode> {
             b.ids.len()
         );
     }
-    let measured_a = measure(&Words::of(&a), &args.source, &progress)?;
-    let measured_b = measure(&Words::of(&b), &args.source, &progress)?;
+    let mut meteor = None;
+    let measured_a = measure(&Words::of(&a), &args.source, &mut meteor, &progress)?;
+    let measured_b = measure(&Words::of(&b), &args.source, &mut meteor, &progress)?;
     progress.say("drawing samples");
     let one = |(a, b): (&Series, &Series)| (a.name.clone(), compare(a, b, args.samples, args.seed));
     let all: Vec<(String, Difference)> = measured_a.series.iter().zip(&measured_b.series).map(one).collect();

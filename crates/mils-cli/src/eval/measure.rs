@@ -31,14 +31,21 @@ impl Measured {
     }
 }
 
-/// Computes them.
+/// Computes them. METEOR's data are read where they are needed and stay in `meteor_data`, for a second system.
 ///
 /// # Errors
 /// If data or a program that one needs is missing.
-pub(super) fn measure(words: &Words, source: &SourceArgs, progress: &Progress) -> Result<Measured> {
+pub(super) fn measure(
+    words: &Words,
+    source: &SourceArgs,
+    meteor_data: &mut Option<Meteor>,
+    progress: &Progress,
+) -> Result<Measured> {
     let mut made = Measured { series: Vec::new(), of_all: Vec::new(), details: Vec::new(), notes: Vec::new() };
     let frequencies = frequencies(words, source)?;
     let cider = |name, variant| words.cider(name, &frequencies, variant);
+    // SPIDEr has it as a part, and it takes minutes.
+    let mut spice_series: Option<Series> = None;
     let mut asked: Vec<Metric> = Vec::new();
     for metric in &source.metrics {
         if asked.contains(metric) {
@@ -56,10 +63,11 @@ pub(super) fn measure(words: &Words, source: &SourceArgs, progress: &Progress) -
             Metric::Cider => made.series.push(cider("cider", Variant::D)),
             Metric::CiderD => made.series.push(cider("cider-d", Variant::D)),
             Metric::CiderPlain => made.series.push(cider("cider-plain", Variant::Plain)),
-            Metric::Meteor => meteor(words, source, &mut made)?,
-            Metric::Spice => made.series.push(spice(words, source)?),
+            Metric::Meteor => meteor(words, source, once(meteor_data, || open_meteor(source))?, &mut made)?,
+            Metric::Spice => made.series.push(once(&mut spice_series, || spice(words, source))?.clone()),
             Metric::Spider => {
-                let (spice, cider) = (spice(words, source)?, cider("cider", Variant::D));
+                let cider = cider("cider", Variant::D);
+                let spice = once(&mut spice_series, || spice(words, source))?;
                 let items = (0..cider.len()).map(|i| (spice.item(i) + cider.item(i)) / 2.0).collect();
                 made.series.push(Series::mean("spider", items));
             }
@@ -71,6 +79,15 @@ pub(super) fn measure(words: &Words, source: &SourceArgs, progress: &Progress) -
         }
     }
     Ok(made)
+}
+
+/// What was made before, or is made now.
+fn once<T>(made: &mut Option<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+    let it = match made.take() {
+        Some(it) => it,
+        None => make()?,
+    };
+    Ok(made.insert(it))
 }
 
 fn frequencies(words: &Words, source: &SourceArgs) -> Result<DocumentFrequencies> {
@@ -89,11 +106,14 @@ fn frequencies(words: &Words, source: &SourceArgs) -> Result<DocumentFrequencies
     Ok(frequencies)
 }
 
-fn meteor(words: &Words, source: &SourceArgs, made: &mut Measured) -> Result<()> {
-    let meteor = match &source.meteor {
+fn open_meteor(source: &SourceArgs) -> Result<Meteor> {
+    Ok(match &source.meteor {
         Some(path) => Meteor::open(MeteorFiles::find(path)?)?,
         None => Meteor::without_data([]),
-    };
+    })
+}
+
+fn meteor(words: &Words, source: &SourceArgs, meteor: &Meteor, made: &mut Measured) -> Result<()> {
     let stages = meteor.stages();
     if stages.len() < 4 {
         made.notes.push(format!(
@@ -103,7 +123,7 @@ fn meteor(words: &Words, source: &SourceArgs, made: &mut Measured) -> Result<()>
         ));
     }
     made.details.push(("meteor", json!({"stages": stages, "data": source.meteor})));
-    made.series.push(words.meteor(&meteor)?);
+    made.series.push(words.meteor(meteor)?);
     Ok(())
 }
 

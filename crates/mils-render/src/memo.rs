@@ -4,7 +4,7 @@ use crate::comfy::hex;
 use crate::{Abilities, Job, RenderError, Renderer, picture};
 use image::RgbImage;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -33,14 +33,14 @@ struct Kept {
     /// Bytes of each file, and when it was asked for.
     files: HashMap<String, (u64, SystemTime)>,
     /// By when they were asked for.
-    order: BTreeMap<(SystemTime, String), ()>,
+    order: BTreeSet<(SystemTime, String)>,
     bytes: u64,
 }
 
 impl Kept {
     fn put(&mut self, name: String, bytes: u64, when: SystemTime) {
         self.forget(&name);
-        self.order.insert((when, name.clone()), ());
+        self.order.insert((when, name.clone()));
         self.files.insert(name, (bytes, when));
         self.bytes += bytes;
     }
@@ -133,7 +133,7 @@ impl<R: Renderer> Memo<R> {
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         while kept.bytes + size > self.most {
-            let Some(((_, oldest), ())) = kept.order.pop_first() else { break };
+            let Some((_, oldest)) = kept.order.pop_first() else { break };
             if let Some((bytes, _)) = kept.files.remove(&oldest) {
                 kept.bytes -= bytes;
             }

@@ -6,7 +6,7 @@
 
 use crate::args::EncoderArgs;
 use crate::backend::{Opened, open_backend};
-use crate::choose::{self, Choice};
+use crate::choose;
 use crate::generate::args::{RendererArgs, SearchArgs};
 use crate::generate::search::Search;
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
@@ -180,10 +180,7 @@ impl BlendArgs {
 pub fn run(args: &BlendArgs) -> Result<ExitCode> {
     let ingredients = args.ingredients()?;
     let first = ingredients.iter().find_map(|i| i.file.as_ref()).map_or(Modality::Image, |(_, taken)| taken.modality);
-    let choice = match &args.search.pack {
-        Some(name) => Choice::Installed(Box::new(Pack::find(name)?)),
-        None => choose::pack(first)?,
-    };
+    let choice = choose::named(args.search.pack.as_deref(), || first)?;
     let cancel = on_ctrl_c()?;
     let Some(pack) = choice.with_models(args.search.quiet, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
     std::fs::create_dir_all(&args.output).with_context(|| format!("cannot write to {}", args.output.display()))?;
@@ -233,7 +230,7 @@ fn merged(
     cancel: &Arc<AtomicBool>,
 ) -> Result<(Vec<Said>, String)> {
     let search = &args.search;
-    let endpoint = search.generator.clone().map(|url| Endpoint { url, model: search.generator_model.clone() });
+    let endpoint = Endpoint::named(&search.generator, &search.generator_model);
     let options = Options {
         first: Some(first),
         seed: search.seed,

@@ -7,7 +7,7 @@ use summary::Summary;
 
 use crate::args::{CaptionArgs, Format};
 use crate::batch::{Batch, Keeper, StepDone};
-use crate::choose::{self, Choice};
+use crate::choose;
 use crate::flight::{Flown, News, Runway};
 use crate::inputs::leading;
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::media::{self, Input, Media, Taken};
 use crate::metadata::Metadata;
 use crate::output;
-use crate::report::{Embedding, Site, Subject};
+use crate::report::{Embedding, Site, Subject, copied};
 use crate::scorers::Mode;
 use crate::session::{Doing, Endpoint, Facts, Options, Session, StepSeconds, decimal};
 use crate::show::{Display, one_line, tell};
@@ -40,10 +40,7 @@ use std::time::Instant;
 /// midway, are reported on stderr and in the exit code.
 pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
     // Questions come first: until then Ctrl-C has nothing to save.
-    let choice = match &args.pack {
-        Some(name) => Choice::Installed(Box::new(Pack::find(name)?)),
-        None => choose::pack(leading(args.modality, &args.files))?,
-    };
+    let choice = choose::named(args.pack.as_deref(), || leading(args.modality, &args.files))?;
     let initial = args.initial.as_deref().map(mils_models::find_bank).transpose()?;
     let cancel = on_ctrl_c()?;
     let Some(pack) = choice.with_models(args.quiet, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
@@ -217,7 +214,7 @@ impl Job<'_> {
             files: self.files.len(),
             in_flight: args.in_flight.map(|n| n as usize),
             sequences: args.sequences.map(|n| n as usize),
-            endpoint: args.generator.clone().map(|url| Endpoint { url, model: args.generator_model.clone() }),
+            endpoint: Endpoint::named(&args.generator, &args.generator_model),
             initial: self.initial.clone(),
             embeddings: crate::kept::store(&mut |note| self.display.doing(Doing::Note(note))),
             cancel: Arc::clone(&self.cancel),
@@ -379,7 +376,7 @@ impl Job<'_> {
         let (Some(site), Some(run)) = (&mut results.report, locked(&self.log).run(number)) else { return Ok(()) };
         let media = match ended {
             Ok(flown) => Ok(&*flown.media),
-            Err(error) => Err(anyhow::anyhow!("{}", one_line(error))),
+            Err(error) => Err(copied(error)),
         };
         let subject = Subject { media, file: Some(&self.files[number]), modality: run.modality };
         site.add(&run, &subject).map(drop)

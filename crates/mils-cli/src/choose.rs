@@ -16,6 +16,17 @@ pub enum Choice {
     Download(Box<Pack>),
 }
 
+/// The pack that was named, or as [`pack`] chooses one.
+///
+/// # Errors
+/// If there is no such pack, or as there.
+pub fn named(name: Option<&str>, modality: impl FnOnce() -> Modality) -> Result<Choice> {
+    match name {
+        Some(name) => Ok(Choice::Installed(Box::new(Pack::find(name)?))),
+        None => pack(modality()),
+    }
+}
+
 /// Chooses a pack for things of a modality. Where none is installed, a download is offered on a terminal.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use super::BankFormat;
 use super::journal::{Journal, Said, path_of};
 use crate::args::{number, same_file, temperature};
 use crate::backend::{BackendChoice, generator_placement};
-use crate::choose::{self, Choice};
+use crate::choose;
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::models::ModalityName;
 use crate::output::replace;
@@ -174,10 +174,7 @@ fn template(modality: Modality) -> Result<PromptTemplate> {
 /// If the labels cannot be read, the language model cannot be had or fails, or the set cannot be written.
 pub(super) fn run(args: &BuildArgs) -> Result<ExitCode> {
     let labels = labels(args)?;
-    let choice = match &args.pack {
-        Some(name) => Choice::Installed(Box::new(Pack::find(name)?)),
-        None => choose::pack(args.modality.into())?,
-    };
+    let choice = choose::named(args.pack.as_deref(), || args.modality.into())?;
     let cancel = on_ctrl_c()?;
     let interrupted = Ok(ExitCode::from(INTERRUPTED));
     let Some(mut pack) = choice.with_models(args.quiet, &cancel)? else { return interrupted };
@@ -243,7 +240,7 @@ impl Job<'_> {
             self.progress.note(&format!("mils: {done} of {} labels are done", self.labels.len()));
         }
         self.progress.say("loading the language model");
-        let endpoint = args.generator.clone().map(|url| Endpoint { url, model: args.generator_model.clone() });
+        let endpoint = Endpoint::named(&args.generator, &args.generator_model);
         let options = Options {
             sequences: args.sequences.map(|n| n as usize),
             endpoint,

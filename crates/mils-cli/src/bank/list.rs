@@ -20,7 +20,7 @@ Examples:
   MILS_BANKS=~/sets mils bank list     (where sets are looked for first; several folders as in PATH)
   mils caption photo.jpg --initial image
 
-A set is a text file NAME.txt with a caption a line. image, video and sound are the project's own,
+A set is a text file NAME.txt with a text a line. image, video, sound and edit are the project's own,
 drawn from its lists and patterns (models/banks). The embeddings of a set are computed once for each
 encoder, and kept in the folder that is named last; it can be removed at any time. MILS_CACHE is
 another folder for them, or `off`; MILS_CACHE_SIZE, as 500MB or 4GB, is how much they may take, of

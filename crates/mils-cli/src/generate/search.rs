@@ -7,12 +7,12 @@ use super::renderer::Easel;
 use super::studio::{Studio, StudioScorer};
 use crate::args::Format;
 use crate::batch::StepDone;
-use crate::choose::{self, Choice};
+use crate::choose;
 use crate::flight::{Lane, Writing};
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::log::Log;
 use crate::media::Media;
-use crate::report::{Embedding, Site, Subject};
+use crate::report::{Embedding, Site, Subject, copied};
 use crate::scorers::config;
 use crate::session::{Endpoint, ModelNames, Options, Run, Sampling, StepSeconds, Writer, decimal};
 use crate::show::{Display, one_line, tell};
@@ -62,10 +62,7 @@ impl<'a> Search<'a> {
     /// # Errors
     /// If a model or the renderer fails, or the folder cannot be written.
     pub(crate) fn run(wish: &'a str, output: &Path, drawing: &RendererArgs, args: &'a SearchArgs) -> Result<ExitCode> {
-        let choice = match &args.pack {
-            Some(name) => Choice::Installed(Box::new(Pack::find(name)?)),
-            None => choose::pack(Modality::Image)?,
-        };
+        let choice = choose::named(args.pack.as_deref(), || Modality::Image)?;
         let cancel = on_ctrl_c()?;
         let Some(pack) = choice.with_models(args.quiet, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
         Self::with_pack(wish, output, drawing, args, pack, cancel)
@@ -213,7 +210,7 @@ impl<'a> Search<'a> {
             propose: args.propose.map(|n| n as usize),
             temperature: args.temperature,
             seed: args.seed,
-            endpoint: args.generator.clone().map(|url| Endpoint { url, model: args.generator_model.clone() }),
+            endpoint: Endpoint::named(&args.generator, &args.generator_model),
             cancel: Arc::clone(&self.cancel),
             ..Options::default()
         };
@@ -362,14 +359,7 @@ impl<'a> Search<'a> {
         let media = mils_media::decode_image(&best, &mils_media::DecodeLimits::default());
         let media = media.map(Media::Image).map_err(anyhow::Error::from);
         let file = best.is_file().then_some(best.as_path());
-        site.add(
-            &run,
-            &Subject {
-                media: media.as_ref().map_err(|e| anyhow::anyhow!("{}", one_line(e))),
-                file,
-                modality: Some(Modality::Image),
-            },
-        )?;
+        site.add(&run, &Subject { media: media.as_ref().map_err(copied), file, modality: Some(Modality::Image) })?;
         site.finish(self.cancelled().then_some(1)).map(drop)
     }
 

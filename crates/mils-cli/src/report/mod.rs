@@ -202,7 +202,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// An error that is looked at in two places.
-fn copied(error: &anyhow::Error) -> anyhow::Error {
+pub(crate) fn copied(error: &anyhow::Error) -> anyhow::Error {
     anyhow::anyhow!("{}", crate::show::one_line(error))
 }
 

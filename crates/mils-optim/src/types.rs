@@ -364,6 +364,8 @@ pub enum Event<'a> {
         /// Which of the step's answers brought each, from 1, counted over all that was asked for in it. Empty of the
         /// initial set.
         answers: &'a [usize],
+        /// Their objectives, one list each (see [`Scorer::objectives`]); empty where scores are all there is.
+        objectives: &'a [Vec<f32>],
     },
     /// A step is done.
     StepFinished {

@@ -5,7 +5,7 @@ use crate::session::StepSeconds;
 use crate::trace::{EndFacts, Of, Record, RunFacts, ScorerFacts};
 use anyhow::{Context, Result, bail, ensure};
 use mils_models::Modality;
-use mils_optim::{Feedback, StepRecord, UnusableReason};
+use mils_optim::{Feedback, StepRecord, UnusableReason, top_of_fronts};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -29,6 +29,10 @@ pub struct Text {
     pub step: usize,
     /// Which of the step's answers did, from 1.
     pub answer: Option<usize>,
+    /// How many texts of the file had a score before it.
+    came: usize,
+    /// What is behind its score, where that is several things.
+    pub objectives: Option<Vec<f32>>,
     /// Of the texts that the language model was shown when it wrote this one, that which shares most words with it, and
     /// its score. Where it came from is not known; this is where it may have come from.
     pub closest: Option<(String, f32)>,
@@ -116,6 +120,8 @@ pub struct FileRun {
     missed: Vec<Arc<Text>>,
     /// Room for further missed texts.
     room: usize,
+    /// Texts that had a score.
+    came: usize,
 }
 
 impl FileRun {
@@ -134,6 +140,7 @@ impl FileRun {
             shown: Vec::new(),
             missed: Vec::new(),
             room: MISSED_OF_FILE,
+            came: 0,
         }
     }
 
@@ -149,29 +156,62 @@ impl FileRun {
         Ok(())
     }
 
-    fn scored(&mut self, step: usize, answer: Option<usize>, text: &str, score: f32) -> Result<()> {
+    fn keep(&self) -> usize {
+        self.scorer.as_ref().map_or(1, |scorer| scorer.settings.keep)
+    }
+
+    fn scored(&mut self, text: Text) -> Result<()> {
+        let (keep, step, score) = (self.keep(), text.step, text.score);
         self.within(step)?;
         ensure!(score.is_finite(), "a score is no number");
-        let keep = self.scorer.as_ref().map_or(1, |scorer| scorer.settings.keep);
+        self.came += 1;
+        if text.objectives.is_some() {
+            // Which are kept depends on all of the step: see `fronts`.
+            self.pool.push(Arc::new(text));
+            return Ok(());
+        }
         let at = after(&self.pool, score);
-        let new = || Arc::new(Text { text: text.to_owned(), score, step, answer, closest: None });
         let out = if at >= keep {
             // An initial set may have a million texts; those that are not kept are let go.
-            (step > 0).then(new)
+            (step > 0).then(|| Arc::new(text))
         } else {
-            self.pool.insert(at, new());
+            self.pool.insert(at, Arc::new(text));
             if self.pool.len() > keep { self.pool.pop().filter(|text| text.step == step && step > 0) } else { None }
         };
-        if let Some(out) = out {
-            let at = after(&self.missed, out.score);
-            self.missed.insert(at, out);
-            self.missed.truncate(MISSED);
-        }
+        out.into_iter().for_each(|out| self.miss(out));
         Ok(())
+    }
+
+    fn miss(&mut self, text: Arc<Text>) {
+        let at = after(&self.missed, text.score);
+        self.missed.insert(at, text);
+        self.missed.truncate(MISSED);
+    }
+
+    /// Of texts with objectives, those that are kept.
+    fn fronts(&mut self, step: usize) {
+        // In the order in which they came, as the loop has them.
+        let mut all = std::mem::take(&mut self.pool);
+        all.sort_by_key(|text| text.came);
+        let scores: Vec<f32> = all.iter().map(|text| text.score).collect();
+        let Some(objectives) = all.iter().map(|text| text.objectives.clone()).collect::<Option<Vec<_>>>() else {
+            // Some have none: by their scores alone.
+            self.pool = all;
+            self.pool.sort_by(|a, b| b.score.total_cmp(&a.score));
+            return self.pool.truncate(self.keep());
+        };
+        let top = top_of_fronts(self.keep(), &scores, &objectives);
+        self.pool = top.iter().map(|&i| Arc::clone(&all[i])).collect();
+        let kept: HashSet<usize> = top.into_iter().collect();
+        let left = all.into_iter().enumerate().filter(|(i, text)| !kept.contains(i) && text.step == step && step > 0);
+        left.for_each(|(_, text)| self.miss(text));
     }
 
     fn finish_step(&mut self, record: &StepRecord, seconds: StepSeconds) -> Result<()> {
         self.within(record.step)?;
+        if self.pool.iter().any(|text| text.objectives.is_some()) {
+            self.fronts(record.step);
+        }
         let best = self.pool.first().map(|text| &*text.text);
         ensure!(
             best == Some(&*record.best.text),
@@ -268,14 +308,16 @@ impl Runs {
             }
             Record::Scorer(facts) => self.scorers.push(Arc::new(facts.clone())),
             Record::File { of, modality } => self.begin(of, *modality)?,
-            Record::Scored { of, step, answer, text, score } => {
+            Record::Scored { of, step, answer, text, score, objectives } => {
                 let run = run(&mut self.open, of)?;
                 if run.scorer.is_none() {
                     let fits = |scorer: &&Arc<ScorerFacts>| Some(scorer.modality) == run.modality;
                     let scorer = self.scorers.iter().rev().find(fits).cloned();
                     run.scorer = Some(scorer.with_context(|| format!("no `scorer` that {} is for", run.file))?);
                 }
-                run.scored(*step, *answer, text, *score)?;
+                let (text, objectives) = (text.clone().into_owned(), objectives.as_ref().map(|own| own.to_vec()));
+                let (step, answer, came) = (*step, *answer, run.came);
+                run.scored(Text { text, score: *score, step, answer, came, objectives, closest: None })?;
             }
             Record::Unusable { of, step, text, reason } => {
                 let run = run(&mut self.open, of)?;

@@ -20,6 +20,10 @@ fn main() -> ExitCode {
             checked("blend", args.check());
             mils_cli::blend::run(&args)
         }
+        Command::Edit(args) => {
+            checked("edit", args.check());
+            mils_cli::edit::run(&args)
+        }
         Command::Embed(args) => {
             checked("embed", args.check());
             mils_cli::embed::run(&args)

@@ -22,7 +22,7 @@ Examples:
       --renderer https://api.openai.com/v1 --renderer-model gpt-image-1 --start 10 --propose 6 --steps 3
   mils edit beach.jpg --style starry.jpg -o strong.png --style-weight 5000 --content-weight 0.5 \\
       --renderer http://localhost:7860 --renderer-kind a1111
-  mils edit models/demo/samples/3-castles.png --style models/demo/samples/6-trumpet.png -o out/ --pack demo
+  mils edit models/demo/samples/3-castles.png --style models/demo/samples/4-clock.png -o out/ --pack demo
                                               (offline; the demo's renderer knows a few words of editing)
 
 Each step, the language model is shown the best edit instructions so far with their scores and writes

@@ -66,9 +66,10 @@ pub fn run(args: &EditArgs) -> Result<ExitCode> {
     let (folder, copy) = args.places();
     let of = |path: &Path| path.display().to_string();
     let style_name = args.style.as_deref().map(of);
-    let in_style = args.style_text.clone().or(style_name.clone()).unwrap_or_default();
+    let short = |path: &Path| path.file_name().map_or_else(|| of(path), |name| name.to_string_lossy().into_owned());
+    let in_style = args.style_text.clone().or(args.style.as_deref().map(short)).unwrap_or_default();
     let plan = Plan {
-        wish: format!("{} in the style of {in_style}", of(&args.content)),
+        wish: format!("{} in the style of {in_style}", short(&args.content)),
         about,
         prompts: editing.prompt,
         settings: editing.settings,

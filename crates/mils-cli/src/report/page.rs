@@ -30,6 +30,9 @@ pub struct Section {
     chart: Option<Chart>,
     lineage: Vec<Best>,
     /// What was asked for, where texts are prompts.
+    /// What texts are.
+    text: &'static str,
+    measure: Option<String>,
     wish: Option<String>,
     pictures: Vec<PictureView>,
     steps: Vec<StepView>,
@@ -43,10 +46,9 @@ pub struct Section {
 /// A picture of a step's best prompt.
 #[derive(Debug, Serialize)]
 struct PictureView {
-    step: usize,
+    title: String,
     score: String,
     text: String,
-    /// A data URI.
     address: String,
 }
 
@@ -160,6 +162,12 @@ impl Section {
             exhibit,
             chart: (!steps.is_empty()).then(|| Chart::new(steps)),
             lineage: lineage(steps),
+            text: match &run.facts.drawing {
+                Some(drawing) if drawing.edit.content.is_some() => "instruction",
+                Some(_) => "prompt",
+                None => "caption",
+            },
+            measure: run.facts.drawing.as_ref().and_then(|drawing| drawing.edit.measure.clone()),
             wish: run.facts.drawing.as_ref().map(|drawing| drawing.prompt.clone()),
             pictures: pictures(run),
             steps: shown.iter().map(|&i| StepView::new(&steps[i], run, i + 1 == steps.len())).collect(),
@@ -247,15 +255,27 @@ fn parts(text: &str, other: Option<&str>) -> Vec<Part> {
     parts
 }
 
-/// The pictures of steps whose best prompt was not the one before's, as far as they are still there.
+/// What an edit was given, and the pictures of steps whose best was not the one before's, as far as they are still there.
 fn pictures(run: &FileRun) -> Vec<PictureView> {
     let mut before = None;
-    let changed = run.pictures.iter().filter(|drawn| before.replace(&drawn.text) != Some(&drawn.text));
+    let edit = run.facts.drawing.as_ref().map(|drawing| &drawing.edit);
+    let given = [("content", edit.and_then(|e| e.content.as_ref())), ("style", edit.and_then(|e| e.style.as_ref()))];
+    let given = given.into_iter().filter_map(|(title, file)| {
+        let address = thumbnail(file?, &run.facts)?;
+        Some(PictureView { title: title.into(), score: String::new(), text: file?.clone(), address })
+    });
+    let changed = run.pictures.iter().filter(|drawn| before.replace(&drawn.picture) != Some(&drawn.picture));
     let view = |drawn: &Drawn| {
         let address = thumbnail(&drawn.picture, &run.facts)?;
-        Some(PictureView { step: drawn.step, score: score(drawn.score), text: drawn.text.clone(), address })
+        let title = match drawn.step {
+            0 => "start".into(),
+            // Drawn with further seeds, after the last step.
+            step if step >= run.steps.len() => "end".into(),
+            step => format!("step {step}"),
+        };
+        Some(PictureView { title, score: score(drawn.score), text: drawn.text.clone(), address })
     };
-    changed.filter_map(view).collect()
+    given.chain(changed.filter_map(view)).collect()
 }
 
 fn lineage(steps: &[StepRun]) -> Vec<Best> {
@@ -408,6 +428,8 @@ fn facts(run: &FileRun) -> Vec<(&'static str, String)> {
     if let Some(drawing) = &run.facts.drawing {
         let (width, height) = drawing.size;
         let seeds: Vec<String> = drawing.seeds.iter().map(u64::to_string).collect();
+        let of = [("content", &drawing.edit.content), ("style", &drawing.edit.style), ("score", &drawing.edit.measure)];
+        all.extend(of.into_iter().filter_map(|(what, value)| Some((what, value.clone()?))));
         all.push(("renderer", drawing.renderer.clone()));
         let settings = if drawing.settings.is_empty() { String::new() } else { format!(", {}", drawing.settings) };
         all.push(("pictures", format!("{width} x {height} pixels, seeds {}{settings}", seeds.join(", "))));

@@ -39,6 +39,9 @@ pub struct StepDone {
     pub texts: Vec<String>,
     /// Their scores.
     pub scores: Vec<f32>,
+    /// The objectives of each behind its score (see `mils_optim::Scorer::objectives`); empty where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objectives: Vec<Vec<f32>>,
     /// New texts that the scorer failed for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unscored: Vec<String>,
@@ -278,7 +281,8 @@ fn steps_of(file: &File, identity: &Value, done: &HashSet<String>) -> Result<Beg
         }
         let (lines, count) = (begun.entry(file.to_string()).or_default(), counts.entry(file.into_owned()).or_default());
         // A step that is there twice, or after a gap, would be none of one run; that a file was begun is said once.
-        let next = step.step == *count + 1 && step.texts.len() == step.scores.len();
+        let whole = step.objectives.is_empty() || step.objectives.len() == step.texts.len();
+        let next = step.step == *count + 1 && step.texts.len() == step.scores.len() && whole;
         if next || step.step == 0 && lines.is_empty() {
             *count = step.step;
             lines.extend_from_slice(text.as_bytes());

@@ -1,6 +1,9 @@
 //! Several runs of the loop at once: each has a thread, the language model decodes for all of them together, and the
 //! calling thread embeds for all of them.
 
+mod tape;
+
+use self::tape::{Tape, Taped};
 use crate::batch::{Keeper, StepDone};
 use crate::media::{Input, Media};
 use crate::scorers::{Mode, Scorers};
@@ -9,11 +12,9 @@ use anyhow::{Result, anyhow};
 use mils_encoder::{Embeddings, EncoderError};
 use mils_llm::{AnyGenerator, Meter};
 use mils_models::Modality;
-use mils_optim::{
-    BoxError, Config, Event, Generator, InitialSet, Optimizer, Proposals, Request, Scorer, UnusableReason,
-};
+use mils_optim::{BoxError, Config, Event, Generator, InitialSet, Optimizer, Proposals, Request, Scorer};
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -110,7 +111,7 @@ impl Lane<'_> {
         let watch = generator.another();
         let written = watch.busy();
         let (tape, clock) = (RefCell::new(Tape::new(keep)), Clock::default());
-        let mut scorer = Taped { inner: scorer, tape: &tape, clock: &clock };
+        let mut scorer = Taped::new(scorer, &tape, &clock.score);
         let mut generator = Timed { inner: generator, between, lane: self, tape: &tape, clock: &clock };
         // What was spent by the end of the last step, and on what is described.
         let (mut before, mut input) = (StepSeconds::default(), seconds.input);
@@ -176,57 +177,6 @@ pub(crate) struct Writing<'a, 'b> {
 
 /// Steps that were done before, and who keeps further ones.
 pub(crate) type Keep<'a> = (Vec<StepDone>, &'a dyn Fn(&StepDone));
-
-/// What was said and scored before, to be said again; and what is said and scored now, to be kept.
-#[derive(Default)]
-struct Tape<'a> {
-    /// Answers of earlier steps that the loop has yet to ask for.
-    answers: VecDeque<Proposals>,
-    /// Scores of texts of earlier steps, or why there are none.
-    scores: HashMap<String, Result<f32, UnusableReason>>,
-    keep: Option<&'a dyn Fn(&StepDone)>,
-    /// The last step that was done before.
-    before: usize,
-    /// Answers of the step under way.
-    said: Vec<Proposals>,
-    /// Its new texts with their scores.
-    scored: (Vec<String>, Vec<f32>),
-    /// Those that the scorer failed for.
-    unscored: Vec<String>,
-}
-
-impl<'a> Tape<'a> {
-    fn new(keep: Option<Keep<'a>>) -> Self {
-        let Some((steps, keep)) = keep else { return Self::default() };
-        let mut tape = Self { keep: Some(keep), before: steps.len(), ..Self::default() };
-        for StepDone { answers, texts, scores, unscored, .. } in steps {
-            tape.answers.extend(answers);
-            tape.scores.extend(texts.into_iter().zip(scores.into_iter().map(Ok)));
-            tape.scores.extend(unscored.into_iter().map(|text| (text, Err(UnusableReason::Unscored))));
-        }
-        tape
-    }
-
-    fn event(&mut self, event: &Event<'_>) {
-        let Some(keep) = self.keep else { return };
-        match event {
-            Event::Scored { texts, scores, .. } => self.scored = (texts.to_vec(), scores.to_vec()),
-            Event::NotScored { unusable, .. } => {
-                let unscored = unusable.iter().filter(|u| u.reason == UnusableReason::Unscored);
-                self.unscored.extend(unscored.map(|u| u.text.clone()));
-            }
-            Event::StepFinished { record, .. } => {
-                let (texts, scores) = std::mem::take(&mut self.scored);
-                let (answers, unscored) = (std::mem::take(&mut self.said), std::mem::take(&mut self.unscored));
-                // The initial set is scored anew, and what was kept is not kept twice.
-                if record.step > self.before {
-                    keep(&StepDone { step: record.step, answers, texts, scores, unscored });
-                }
-            }
-            _ => {}
-        }
-    }
-}
 
 impl Utilisation {
     fn of(generator: Duration, scorer: Duration, wall: Duration) -> Self {
@@ -423,43 +373,6 @@ impl Scorer for MediaScorer<'_, '_> {
     }
 }
 
-/// A scorer that is not asked for what it has said before; timed.
-struct Taped<'a> {
-    inner: &'a mut dyn Scorer,
-    tape: &'a RefCell<Tape<'a>>,
-    clock: &'a Clock,
-}
-
-impl Taped<'_> {
-    fn timed<T>(&mut self, score: impl FnOnce(&mut dyn Scorer) -> T) -> T {
-        let begin = Instant::now();
-        let scores = score(self.inner);
-        Clock::add(&self.clock.score, begin.elapsed());
-        scores
-    }
-}
-
-impl Scorer for Taped<'_> {
-    fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
-        self.timed(|inner| inner.score(texts))
-    }
-
-    fn score_initial(&mut self, initial: &InitialSet) -> Result<Vec<f32>, BoxError> {
-        self.timed(|inner| inner.score_initial(initial))
-    }
-
-    fn score_some(&mut self, texts: &[String]) -> Result<Vec<Result<f32, UnusableReason>>, BoxError> {
-        let before: Option<Vec<_>> = {
-            let tape = self.tape.borrow();
-            texts.iter().map(|text| tape.scores.get(text).copied()).collect()
-        };
-        match before {
-            Some(scores) => Ok(scores),
-            None => self.timed(|inner| inner.score_some(texts)),
-        }
-    }
-}
-
 /// The language model, with what may stand before it; timed, without what is scored meanwhile.
 struct Timed<'a, 'b> {
     inner: &'a mut dyn Generator,
@@ -486,7 +399,7 @@ impl Generator for Timed<'_, '_> {
         take: &mut dyn FnMut(usize, Proposals) -> ControlFlow<()>,
     ) -> Result<(), BoxError> {
         // Let go of before it is taken: what takes it may look at scores.
-        let said = self.tape.borrow_mut().answers.pop_front();
+        let said = self.tape.borrow_mut().next();
         if let Some(said) = said {
             let _ = take(0, said);
             return Ok(());
@@ -498,7 +411,7 @@ impl Generator for Timed<'_, '_> {
             return Ok(());
         }
         let (begin, mut scoring) = (Instant::now(), Duration::ZERO);
-        let (keeps, mut pieces) = (self.tape.borrow().keep.is_some(), Vec::new());
+        let (keeps, mut pieces) = (self.tape.borrow().keeps(), Vec::new());
         let streamed = self.inner.stream(request, &mut |number, piece| {
             let begin = Instant::now();
             if keeps {
@@ -510,7 +423,7 @@ impl Generator for Timed<'_, '_> {
         });
         Clock::add(&self.clock.generate, begin.elapsed().saturating_sub(scoring));
         if keeps {
-            self.tape.borrow_mut().said.push(Proposals::gather(pieces));
+            self.tape.borrow_mut().said(Proposals::gather(pieces));
         }
         streamed
     }

@@ -168,7 +168,7 @@ fn pictures_that_fail_are_left_out_and_the_others_go_on() {
     assert_eq!(asked.iter().collect::<HashSet<_>>().len(), asked.len(), "nothing is drawn twice");
     assert_eq!(asked.len() as u64, found["counts"]["scored"].as_u64().unwrap() + failed);
     let page = text(&read(dir.path(), "report.html"));
-    assert!(page.contains("no picture of it, or none that has a score"));
+    assert!(page.contains("could not be drawn, or its scorer failed"));
 }
 
 #[test]

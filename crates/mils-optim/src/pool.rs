@@ -13,6 +13,19 @@ pub fn relative_labels(scores: &[f32], scale: u32) -> Vec<u32> {
     scores.iter().map(|s| if span > 0.0 { ((s - lo) / span * scale as f32).round() as u32 } else { scale }).collect()
 }
 
+/// The numbers of the `keep` best texts of those with these scores, best first: what the loop keeps. With objectives, one
+/// list for each text, those that none dominates come first ([`crate::Scorer::objectives`]); without, none are given. Among
+/// equals the first is first.
+pub fn best(keep: usize, scores: &[f32], objectives: &[Vec<f32>]) -> Vec<usize> {
+    if objectives.is_empty() { Pool::top(keep, scores) } else { Pool::top_of_fronts(keep, scores, objectives) }
+}
+
+/// The numbers of those that none other dominates: that none beats in one objective and equals at least in all others.
+pub fn non_dominated(objectives: &[Vec<f32>]) -> Vec<usize> {
+    let free = |i: &usize| !objectives.iter().any(|other| dominates(other, &objectives[*i]));
+    (0..objectives.len()).filter(free).collect()
+}
+
 /// Every text that was scored, in the order in which it was first seen: those of the initial set, then the others. They
 /// are numbered in this order.
 pub(crate) struct Pool<'a> {
@@ -140,6 +153,9 @@ mod tests {
         assert_eq!(Pool::top_of_fronts(3, &scores, &objectives), [0, 1, 4]);
         assert_eq!(Pool::top_of_fronts(5, &scores, &objectives), [0, 1, 4, 2, 3]);
         assert_eq!(Pool::top_of_fronts(1, &scores, &objectives), [0]);
+        assert_eq!(best(3, &scores, &objectives), [0, 1, 4]);
+        assert_eq!(best(3, &scores, &[]), [2, 0, 1]);
+        assert_eq!(non_dominated(&objectives), [0, 1, 4]);
         assert!(!dominates(&[1.0, 1.0], &[1.0, 1.0]) && dominates(&[1.0, 2.0], &[1.0, 1.0]));
         // What is no number beats nothing and is beaten by nothing; it does not stand in the way.
         assert_eq!(Pool::top_of_fronts(2, &[1.0, 2.0], &[vec![f32::NAN], vec![1.0]]), [1, 0]);

@@ -141,7 +141,7 @@ impl<'a> Search<'a> {
         };
         let outcome = &run.outcome;
         let facts = EndFacts {
-            modality: Modality::Image,
+            modality: Some(Modality::Image),
             caption: outcome.best.text.clone(),
             score: outcome.best.score,
             stopped_by: outcome.stopped_by,
@@ -253,6 +253,7 @@ impl<'a> Search<'a> {
                 seeds: self.seeds().to_vec(),
                 settings: self.easel.settings(),
             }),
+            task: None,
         };
         Ok(Some(Models { writer, judge, config, facts, load: begin.elapsed().as_secs_f64() }))
     }
@@ -265,11 +266,11 @@ impl<'a> Search<'a> {
     fn begin(&mut self, models: &Models) -> Result<()> {
         let trace = self.folder.borrow().file("trace.jsonl");
         self.log = RefCell::new(Log::new(Some(Trace::open(&trace)?), true));
-        let (modality, scorer) = (Modality::Image, models.judge.name.clone());
+        let (modality, scorer) = (Some(Modality::Image), models.judge.name.clone());
         let settings = models.config.clone();
         self.log(|log| log.record(&Record::Run(models.facts.clone())));
         self.log(|log| log.record(&Record::Scorer(ScorerFacts { modality, scorer, initial_texts: 1, settings })));
-        self.log(|log| log.record(&Record::File { of: self.of(), modality: Some(modality) }));
+        self.log(|log| log.record(&Record::File { of: self.of(), modality }));
         self.display.begin(0, self.wish);
         let begun = self.folder.borrow().begun().len();
         if begun > 0 {

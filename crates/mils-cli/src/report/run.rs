@@ -25,6 +25,8 @@ pub struct Text {
     pub text: String,
     /// Its score.
     pub score: f32,
+    /// What is behind it; see [`Record::Scored`].
+    pub objectives: Vec<f32>,
     /// The step that brought it; 0 is the initial set.
     pub step: usize,
     /// Which of the step's answers did, from 1.
@@ -54,7 +56,7 @@ pub struct StepRun {
     pub seconds: StepSeconds,
     /// The best of the kept texts, best first.
     pub rows: Vec<Arc<Text>>,
-    /// The score of the last kept text, and how many there are.
+    /// The least score of a kept text.
     pub least: f32,
     /// How many texts were kept.
     pub kept: usize,
@@ -149,29 +151,67 @@ impl FileRun {
         Ok(())
     }
 
-    fn scored(&mut self, step: usize, answer: Option<usize>, text: &str, score: f32) -> Result<()> {
+    fn keep(&self) -> usize {
+        self.scorer.as_ref().map_or(1, |scorer| scorer.settings.keep)
+    }
+
+    fn scored(
+        &mut self,
+        step: usize,
+        answer: Option<usize>,
+        text: &str,
+        score: f32,
+        objectives: &[f32],
+    ) -> Result<()> {
         self.within(step)?;
         ensure!(score.is_finite(), "a score is no number");
-        let keep = self.scorer.as_ref().map_or(1, |scorer| scorer.settings.keep);
+        let keep = self.keep();
         let at = after(&self.pool, score);
-        let new = || Arc::new(Text { text: text.to_owned(), score, step, answer, closest: None });
+        let objectives = objectives.to_vec();
+        let new = |objectives| Arc::new(Text { text: text.to_owned(), score, objectives, step, answer, closest: None });
+        if !objectives.is_empty() {
+            // Which are kept is known when all of the step are there.
+            self.pool.push(new(objectives));
+            return Ok(());
+        }
         let out = if at >= keep {
             // An initial set may have a million texts; those that are not kept are let go.
-            (step > 0).then(new)
+            (step > 0).then(|| new(objectives))
         } else {
-            self.pool.insert(at, new());
+            self.pool.insert(at, new(objectives));
             if self.pool.len() > keep { self.pool.pop().filter(|text| text.step == step && step > 0) } else { None }
         };
         if let Some(out) = out {
-            let at = after(&self.missed, out.score);
-            self.missed.insert(at, out);
-            self.missed.truncate(MISSED);
+            self.miss(out);
         }
+        Ok(())
+    }
+
+    /// A new text is not kept.
+    fn miss(&mut self, text: Arc<Text>) {
+        let at = after(&self.missed, text.score);
+        self.missed.insert(at, text);
+        self.missed.truncate(MISSED);
+    }
+
+    /// Of texts with objectives, those that are kept after a step.
+    fn sort_out(&mut self, step: usize) -> Result<()> {
+        let objectives: Vec<Vec<f32>> = self.pool.iter().map(|text| text.objectives.clone()).collect();
+        let Some(count) = objectives.iter().map(Vec::len).max().filter(|count| *count > 0) else { return Ok(()) };
+        ensure!(objectives.iter().all(|own| own.len() == count), "texts of {} have other objectives", self.file);
+        let scores: Vec<f32> = self.pool.iter().map(|text| text.score).collect();
+        let kept = mils_optim::best(self.keep(), &scores, &objectives);
+        let pool = std::mem::take(&mut self.pool);
+        let chosen: HashSet<usize> = kept.iter().copied().collect();
+        self.pool = kept.into_iter().map(|i| Arc::clone(&pool[i])).collect();
+        let out = pool.into_iter().enumerate().filter(|(i, text)| !chosen.contains(i) && text.step == step && step > 0);
+        out.for_each(|(_, text)| self.miss(text));
         Ok(())
     }
 
     fn finish_step(&mut self, record: &StepRecord, seconds: StepSeconds) -> Result<()> {
         self.within(record.step)?;
+        self.sort_out(record.step)?;
         let best = self.pool.first().map(|text| &*text.text);
         ensure!(
             best == Some(&*record.best.text),
@@ -196,7 +236,7 @@ impl FileRun {
             record: record.clone(),
             seconds,
             rows: self.pool.iter().take(ROWS).cloned().collect(),
-            least: self.pool.last().map_or(0.0, |text| text.score),
+            least: self.pool.iter().map(|text| text.score).min_by(f32::total_cmp).unwrap_or(0.0),
             kept: self.pool.len(),
             missed,
             unused: std::mem::take(&mut self.unused),
@@ -268,14 +308,14 @@ impl Runs {
             }
             Record::Scorer(facts) => self.scorers.push(Arc::new(facts.clone())),
             Record::File { of, modality } => self.begin(of, *modality)?,
-            Record::Scored { of, step, answer, text, score } => {
+            Record::Scored { of, step, answer, text, score, objectives } => {
                 let run = run(&mut self.open, of)?;
                 if run.scorer.is_none() {
-                    let fits = |scorer: &&Arc<ScorerFacts>| Some(scorer.modality) == run.modality;
+                    let fits = |scorer: &&Arc<ScorerFacts>| scorer.modality == run.modality;
                     let scorer = self.scorers.iter().rev().find(fits).cloned();
                     run.scorer = Some(scorer.with_context(|| format!("no `scorer` that {} is for", run.file))?);
                 }
-                run.scored(*step, *answer, text, *score)?;
+                run.scored(*step, *answer, text, *score, objectives)?;
             }
             Record::Unusable { of, step, text, reason } => {
                 let run = run(&mut self.open, of)?;
@@ -289,7 +329,7 @@ impl Runs {
             }
             Record::End { of, facts } => {
                 let run = run(&mut self.open, of)?;
-                run.modality = Some(facts.modality);
+                run.modality = facts.modality;
                 return Ok(self.end(of, Ending::Done(Box::new(facts.clone()))));
             }
             Record::Failed { of, error } => {

@@ -185,7 +185,7 @@ impl Pack {
     }
 
     fn parse(file: &Path) -> Result<Self, PackError> {
-        let mut pack: Self = parse(file, "no such pack file; a pack folder holds a pack.toml")?;
+        let mut pack: Self = read_toml(file, "no such pack file; a pack folder holds a pack.toml")?;
         file.clone_into(&mut pack.file);
         pack.share_prompts()?;
         pack.given = file.display().to_string();
@@ -196,7 +196,7 @@ impl Pack {
     /// Prompts of a file are taken where the pack has none of its own.
     fn share_prompts(&mut self) -> Result<(), PackError> {
         let Some(path) = self.prompts.as_ref().map(|path| self.folder().join(path)) else { return Ok(()) };
-        let PromptFile { prompt, image, video, sound, generate, blend } = parse(&path, "no such file of prompts")?;
+        let PromptFile { prompt, image, video, sound, generate, blend } = read_toml(&path, "no such file of prompts")?;
         let own = std::mem::take(&mut self.prompt);
         let drawing = self.generate.get_or_insert_default();
         drawing.prompt = std::mem::take(&mut drawing.prompt).or(generate);
@@ -505,12 +505,15 @@ impl Pack {
     }
 }
 
-/// Reads a file of a pack; `absent` is what is said where there is none.
-fn parse<T: DeserializeOwned>(file: &Path, absent: &str) -> Result<T, PackError> {
+/// Reads a TOML file; `absent` is what is said where there is none.
+///
+/// # Errors
+/// [`PackError::File`], with the line that is wrong.
+pub fn read_toml<T: DeserializeOwned>(file: &Path, absent: &str) -> Result<T, PackError> {
     let wrong = |problem: String| PackError::File { path: file.to_owned(), problem };
     // Reading a pipe would wait for its writer, and a device may have no end.
     if std::fs::metadata(file).is_ok_and(|m| !m.is_file()) {
-        return Err(wrong("is not a file; name a pack file, or the folder of a pack.toml".into()));
+        return Err(wrong("is not a file".into()));
     }
     let text = std::fs::read_to_string(file).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => wrong(absent.to_owned()),

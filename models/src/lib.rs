@@ -36,7 +36,7 @@ mod source;
 mod store;
 
 pub use amount::Amount;
-pub use drawing::{Drawing, GenerateFiles};
+pub use drawing::{Drawing, DrawingWorker, GenerateFiles, WorkerFiles};
 pub use error::PackError;
 pub use find::{all, known, search_path};
 pub use hub::{Model, ModelError, hub_cache};

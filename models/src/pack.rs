@@ -134,6 +134,8 @@ struct Found {
     generator: Option<PathBuf>,
     /// By the section that names them.
     scorers: BTreeMap<Modality, PathBuf>,
+    /// What the worker that draws is given, by argument, where all of it is there.
+    worker: Option<BTreeMap<String, PathBuf>>,
     /// What is still to be downloaded, for each modality …
     missing: BTreeMap<Modality, Amount>,
     /// … and for all.
@@ -268,6 +270,8 @@ impl Pack {
             };
             found.scorers.extend(folder.map(|folder| (modality, folder)));
         }
+        let given = |(name, source): (&str, &Source)| Some((name.to_owned(), store?.single(source)?));
+        found.worker = self.worker_files().map(given).collect();
         if let Some(store) = store {
             let amount = |files: Vec<(&Source, &SourceFile)>| files.iter().map(|(_, file)| file.amount()).sum();
             let of = |modality| (modality, amount(self.missing(&[modality], store)));
@@ -278,7 +282,7 @@ impl Pack {
     }
 
     fn has_sources(&self) -> bool {
-        self.generator.source.is_some() || !self.scorers(&Modality::ALL).is_empty()
+        !self.sources(&Modality::ALL).is_empty()
     }
 
     fn check(&self) -> Result<(), PackError> {
@@ -357,13 +361,24 @@ impl Pack {
     /// What the models of some modalities are made of, each source once: the generator's first.
     pub fn sources(&self, modalities: &[Modality]) -> Vec<&Source> {
         let scorers = self.scorers(modalities).into_iter().flatten();
-        let all = self.generator.source.iter().chain(scorers);
+        let all = self.generator.source.iter().chain(scorers).chain(self.worker_sources(modalities));
         all.fold(Vec::new(), |mut once, source| {
             if !once.contains(&source) {
                 once.push(source);
             }
             once
         })
+    }
+
+    /// What draws is wanted with pictures alone.
+    fn worker_sources(&self, modalities: &[Modality]) -> impl Iterator<Item = &Source> {
+        let wanted = modalities.contains(&Modality::Image);
+        self.worker_files().map(|(_, source)| source).filter(move |_| wanted)
+    }
+
+    /// The files that its worker draws with, by argument, if they are there.
+    pub(crate) fn worker_paths(&self) -> Option<&BTreeMap<String, PathBuf>> {
+        self.found.worker.as_ref()
     }
 
     /// The sources of the scorers of some modalities, each scorer once.
@@ -387,7 +402,9 @@ impl Pack {
         let generator = generator.filter(|source| store.single(&source[0]).is_none());
         let files = generator.into_iter().flat_map(|source| source[0].files.iter().map(|file| (&source[0], file)));
         let scorers = self.scorers(modalities).into_iter().flat_map(|sources| store.missing(sources));
-        files.chain(scorers).fold(Vec::new(), |mut once, (source, file)| {
+        let worker = self.worker_sources(modalities).filter(|source| store.single(source).is_none());
+        let worker = worker.flat_map(|source| source.files.iter().map(move |file| (source, file)));
+        files.chain(scorers).chain(worker).fold(Vec::new(), |mut once, (source, file)| {
             if !once.iter().any(|&(s, f): &(&Source, &SourceFile)| s.origin == source.origin && f.file == file.file) {
                 once.push((source, file));
             }

@@ -20,6 +20,10 @@ fn main() -> ExitCode {
             checked("blend", args.check());
             mils_cli::blend::run(&args)
         }
+        Command::Optimize(args) => {
+            checked("optimize", args.check());
+            mils_cli::optimize::run(&args)
+        }
         Command::Embed(args) => {
             checked("embed", args.check());
             mils_cli::embed::run(&args)

@@ -58,7 +58,8 @@ impl PromptTemplate {
     /// # Errors
     /// If a template uses a variable that does not exist, or fails otherwise.
     pub fn render(&self, pool: &[Labelled], count: usize) -> Result<Messages, PromptError> {
-        let items: Vec<_> = pool.iter().map(|c| context! { label => c.label, text => c.text.as_str(), score => c.score }).collect();
+        let items: Vec<_> =
+            pool.iter().map(|c| context! { label => c.label, text => c.text.as_str(), score => c.score }).collect();
         let fill = |part: &'static str| {
             self.environment
                 .get_template(part)

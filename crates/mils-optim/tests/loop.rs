@@ -113,7 +113,7 @@ proptest! {
             let see = &mut |e: &Event<'_>| {
                 told.push(match e {
                     // Pieces are told apart by nothing but which answer a text is of.
-                    Event::Scored { step, texts, scores, answers } => {
+                    Event::Scored { step, texts, scores, answers, .. } => {
                         assert!(answers.is_sorted(), "{answers:?}");
                         format!("{step} {texts:?} {scores:?}")
                     }

@@ -1,9 +1,9 @@
 //! The folder of a search: its pictures, its prompt, and what a killed run goes on from.
 
-use crate::args::output::OutputFormat;
-use crate::batch::{Batch, StepDone};
+use crate::batch::StepDone;
 use crate::output::replace;
-use anyhow::{Context, Result, bail};
+use crate::single::{Found, Single};
+use anyhow::{Context, Result};
 use image::imageops::{FilterType, resize};
 use mils_media::RgbImage;
 use mils_render::to_png;
@@ -16,59 +16,29 @@ const TILE: u32 = 256;
 const GAP: u32 = 4;
 /// Most pictures of a grid.
 const MOST: usize = 100;
-/// The result, and beside it the steps of a run that is not done.
-const RESULT: &str = "result.jsonl";
 
 /// The folder.
 pub(super) struct Folder {
-    path: PathBuf,
-    /// Results and steps; as those of `mils caption`, with the wish in the place of the file.
-    batch: Batch,
-    wish: String,
-    identity: Value,
+    single: Single,
     /// Each step's best, as large as in the grid.
     tiles: Vec<RgbImage>,
     /// The prompt of the last of them, and its picture's file.
     last: Option<(String, PathBuf)>,
 }
 
-/// What is in a folder already.
-pub(super) enum Found {
-    /// Nothing, or a beginning.
-    Open(Box<Folder>),
-    /// The result of the same search.
-    Done(Box<Value>),
-}
-
 impl Folder {
     /// Opens a folder, which is made if it is not there. `identity` is what makes another search.
     ///
     /// # Errors
-    /// If it cannot be written, another process writes it, or it has the result of another search.
-    pub(super) fn open(path: &Path, wish: &str, identity: &Value, overwrite: bool) -> Result<Found> {
-        let place = || format!("cannot write to {}", path.display());
-        fs::create_dir_all(path.join("steps")).with_context(place)?;
-        let batch = Batch::open(&path.join(RESULT), OutputFormat::Jsonl, identity, overwrite)?;
-        let mut result = None;
-        batch.each(&mut |value| {
-            result = Some(value.clone());
-            Ok(())
-        })?;
-        if let Some(result) = result {
-            let same = result["search"] == *identity;
-            batch.finish()?;
-            if !same {
-                let other = result["file"].as_str().unwrap_or_default();
-                bail!(
-                    "{} has the pictures of another search ({other:?}, or other settings); name another folder, or \
-                       give --overwrite",
-                    path.display()
-                );
-            }
-            return Ok(Found::Done(Box::new(result)));
-        }
-        let (path, wish, identity) = (path.to_owned(), wish.to_owned(), identity.clone());
-        let folder = Self { path, batch, wish, identity, tiles: Vec::new(), last: None };
+    /// As [`Single::open`].
+    pub(super) fn open(path: &Path, wish: &str, identity: &Value, overwrite: bool) -> Result<Found<Self>> {
+        let single = match Single::open(path, wish, identity, overwrite)? {
+            Found::Open(single) => single,
+            Found::Done(result) => return Ok(Found::Done(result)),
+        };
+        let steps = single.file("steps");
+        fs::create_dir_all(&steps).with_context(|| format!("cannot write to {}", steps.display()))?;
+        let folder = Self { single: *single, tiles: Vec::new(), last: None };
         if folder.begun().is_empty() {
             folder.clear()?;
         }
@@ -77,7 +47,7 @@ impl Folder {
 
     /// Removes the steps' pictures of a search that is begun anew.
     fn clear(&self) -> Result<()> {
-        let steps = self.path.join("steps");
+        let steps = self.file("steps");
         for entry in fs::read_dir(&steps).with_context(|| format!("cannot read {}", steps.display()))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let ours = name.strip_suffix(".png").is_some_and(|stem| stem.bytes().all(|b| b.is_ascii_digit()));
@@ -90,7 +60,7 @@ impl Folder {
 
     /// The steps that were done before.
     pub(super) fn begun(&self) -> Vec<StepDone> {
-        self.batch.begun(&self.wish)
+        self.single.begun()
     }
 
     /// Keeps a step.
@@ -98,12 +68,12 @@ impl Folder {
     /// # Errors
     /// If it cannot be written.
     pub(super) fn keep(&mut self, step: &StepDone) -> Result<()> {
-        self.batch.step(&self.wish, step)
+        self.single.keep(step)
     }
 
     /// A file of it.
     pub(super) fn file(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+        self.single.file(name)
     }
 
     /// Puts a step's best picture where it belongs, and gives its file. Where the best has not changed that is the file of
@@ -119,7 +89,7 @@ impl Folder {
             return Ok(file);
         }
         let png = to_png(picture)?;
-        let file = self.path.join("steps").join(format!("{step:02}.png"));
+        let file = self.file("steps").join(format!("{step:02}.png"));
         write(&file, &png)?;
         write(&self.file("best.png"), &png)?;
         write(&self.file("prompt.txt"), format!("{prompt}\n").as_bytes())?;
@@ -154,13 +124,8 @@ impl Folder {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(super) fn finish(mut self, result: Option<&Value>) -> Result<()> {
-        if let Some(result) = result {
-            let mut result = result.clone();
-            result["search"] = self.identity.clone();
-            self.batch.result(&result)?;
-        }
-        self.batch.finish()
+    pub(super) fn finish(self, result: Option<&Value>) -> Result<()> {
+        self.single.finish(result)
     }
 }
 

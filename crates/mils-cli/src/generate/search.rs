@@ -1,7 +1,7 @@
 //! One search for a prompt: models and the renderer are opened, the loop runs, and what happens is written down.
 
 use super::args::{RendererArgs, SearchArgs};
-use super::folder::{Folder, Found};
+use super::folder::Folder;
 use super::judge::Judge;
 use super::renderer::Easel;
 use super::studio::{Studio, StudioScorer};
@@ -16,6 +16,7 @@ use crate::report::{Embedding, Site, Subject, copied};
 use crate::scorers::config;
 use crate::session::{Endpoint, ModelNames, Options, Run, Sampling, StepSeconds, Writer, decimal};
 use crate::show::{Display, one_line, tell};
+use crate::single::Found;
 use crate::trace::{DrawingFacts, EndFacts, Of, Record, RunFacts, ScorerFacts, Trace};
 use anyhow::{Context, Result};
 use mils_llm::{AnyGenerator, Meter};

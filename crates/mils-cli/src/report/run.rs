@@ -155,14 +155,7 @@ impl FileRun {
         self.scorer.as_ref().map_or(1, |scorer| scorer.settings.keep)
     }
 
-    fn scored(
-        &mut self,
-        step: usize,
-        answer: Option<usize>,
-        text: &str,
-        score: f32,
-        objectives: &[f32],
-    ) -> Result<()> {
+    fn scored(&mut self, step: usize, answer: Option<usize>, text: &str, score: f32, objectives: &[f32]) -> Result<()> {
         self.within(step)?;
         ensure!(score.is_finite(), "a score is no number");
         let keep = self.keep();

@@ -1,8 +1,9 @@
 //! What a pack says of making pictures: how the language model is asked for better prompts, and what draws them.
 
 use crate::settings::{PromptFile, within};
-use crate::{LoopChanges, LoopSettings, Pack, PromptChanges, Prompts};
+use crate::{LoopChanges, LoopSettings, Pack, PromptChanges, Prompts, Source};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Prompts for language models that follow instructions; taken where a pack has no others.
@@ -37,10 +38,12 @@ pub struct GenerateFiles {
     /// What differs from the paper's settings for it.
     #[serde(rename = "loop")]
     pub settings: LoopChanges,
-    /// What draws where nothing is named: `demo` is the demo world's renderer.
+    /// What draws where nothing is named: `demo` is the demo world's renderer, `worker` a process.
     pub renderer: Option<String>,
     /// Pictures of the best prompts that are drawn at the end, with other seeds; 8 where it does not say.
     pub finals: Option<usize>,
+    /// That process.
+    pub worker: Option<WorkerFiles>,
     /// Width and height of the pictures, in pixels.
     pub size: Option<[u32; 2]>,
 }
@@ -88,6 +91,29 @@ pub struct Editing {
     pub by: Option<StyleBy>,
 }
 
+/// The section `[generate.worker]`: a worker process and the models that it draws with.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerFiles {
+    /// The program, where it is not `mils-render-worker`.
+    pub program: Option<PathBuf>,
+    /// What it is told beside the files.
+    pub arguments: Vec<String>,
+    /// One file each, by the name of the argument that it is given as: `model`, `diffusion-model`, `vae`, …
+    pub files: BTreeMap<String, Source>,
+}
+
+/// A worker process, ready to be started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DrawingWorker {
+    /// The program, where it is not `mils-render-worker`.
+    pub program: Option<PathBuf>,
+    /// Its arguments; `None` where its models are still to be downloaded …
+    pub arguments: Option<Vec<String>>,
+    /// … which this does, for people.
+    pub get: String,
+}
+
 /// How pictures are made with a pack.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drawing {
@@ -104,6 +130,8 @@ pub struct Drawing {
     pub renderer: Option<String>,
     /// See [`GenerateFiles::finals`].
     pub finals: usize,
+    /// See [`GenerateFiles::worker`].
+    pub worker: Option<DrawingWorker>,
     /// Width and height of the pictures, in pixels.
     pub size: [u32; 2],
 }
@@ -111,7 +139,7 @@ pub struct Drawing {
 impl Pack {
     /// How pictures are made with it: every pack with an encoder of pictures can.
     pub fn drawing(&self) -> Drawing {
-        let GenerateFiles { prompt, blend, captions, settings, renderer, finals, size } =
+        let GenerateFiles { prompt, blend, captions, settings, renderer, worker, finals, size } =
             self.generate.clone().unwrap_or_default();
         let (search, merge) = if captions {
             (self.prompt.clone(), self.prompt.clone())
@@ -126,6 +154,7 @@ impl Pack {
             settings: self.settings.with(&PAPER).with(&settings),
             renderer,
             finals: finals.unwrap_or(FINALS),
+            worker: worker.map(|worker| self.drawing_worker(worker)),
             size: size.unwrap_or([SIDE; 2]),
         }
     }
@@ -142,6 +171,20 @@ impl Pack {
         }
     }
 
+    fn drawing_worker(&self, WorkerFiles { program, arguments, .. }: WorkerFiles) -> DrawingWorker {
+        let named = self.worker_paths().map(|paths| {
+            let files = paths.iter().map(|(name, path)| format!("--{name}={}", path.display()));
+            files.chain(arguments).collect()
+        });
+        DrawingWorker { program, arguments: named, get: self.get_command() }
+    }
+
+    /// The files that its worker draws with, by argument.
+    pub(crate) fn worker_files(&self) -> impl Iterator<Item = (&str, &Source)> {
+        let worker = self.generate.as_ref().and_then(|generate| generate.worker.as_ref());
+        worker.into_iter().flat_map(|worker| worker.files.iter().map(|(name, source)| (name.as_str(), source)))
+    }
+
     /// Numbers that make no sense are found before anything is loaded.
     pub(crate) fn check_drawing(&self) -> Result<(), String> {
         let Editing { settings, start, .. } = self.editing();
@@ -150,6 +193,9 @@ impl Pack {
         let Drawing { settings, size, finals, .. } = self.drawing();
         within("generate.finals", finals, 0, 10_000)?;
         settings.check("generate.loop")?;
+        if let Some((name, _)) = self.worker_files().find(|(_, source)| source.files.len() != 1) {
+            return Err(format!("`generate.worker.files.{name}` has one `file`"));
+        }
         size.iter().try_for_each(|side| within("generate.size", *side as usize, 16, 8192))
     }
 }
@@ -168,6 +214,8 @@ fn whole(part: PromptChanges) -> Prompts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::download::Hub;
+    use crate::{Modality, Store};
 
     #[test]
     fn packs_are_asked_for_prompts_as_they_can_be() {
@@ -179,7 +227,38 @@ mod tests {
         assert!(small.blend.user.contains("{{ about }}") && small.blend != small.prompt);
         assert!(demo.blend.user.contains("better caption") && !demo.blend.user.contains("about"));
         assert_eq!((small.settings.steps, small.settings.keep, small.settings.propose), (19, 20, 50));
-        assert_eq!((small.renderer, small.size), (None, [512, 512]));
+        assert_eq!((small.renderer, small.worker, small.size), (None, None, [512, 512]));
+    }
+
+    #[test]
+    fn a_worker_draws_with_files_of_the_hub() {
+        let (dir, hub) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::new(Hub::new("https://huggingface.co", hub.path()).unwrap(), dir.path());
+        let read = |file: &str| {
+            let path = dir.path().join("pack.toml");
+            let text = format!(
+                "name = 'x'\n[generator]\npath = 'g.gguf'\n[image]\nscorer = 'm'\ninitial = 'i'\n[prompt]\nuser = 'u'\n\
+                 [generate]\nrenderer = 'worker'\n[generate.worker]\narguments = ['--steps=4']\nfiles.vae = {file}\n"
+            );
+            std::fs::write(&path, text).unwrap();
+            Pack::read(&path, &store)
+        };
+        // Of a file that its user puts there, all is known without a hub.
+        let pack = read("{ url = 'https://x.org/vae.gguf', file = 'vae.gguf', size = 3, licence = 'MIT' }").unwrap();
+        let worker = pack.drawing().worker.unwrap();
+        assert_eq!((worker.program, worker.arguments), (None, None));
+        let sources = pack.sources(&[Modality::Image]);
+        assert_eq!((sources.len(), sources[0].licence.as_str()), (1, "MIT"));
+        assert_eq!(pack.missing(&[Modality::Image], &store).len(), 1);
+        assert!(pack.missing(&[Modality::Sound], &store).is_empty(), "only who draws needs it");
+        let own = store.own_file(&sources[0].files[0]);
+        std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+        std::fs::write(&own, "vae").unwrap();
+        let pack = read("{ url = 'https://x.org/vae.gguf', file = 'vae.gguf', size = 3, licence = 'MIT' }").unwrap();
+        let worker = pack.drawing().worker.unwrap();
+        assert_eq!(worker.arguments, Some(vec![format!("--vae={}", own.display()), "--steps=4".into()]));
+        let two = read("{ repo = 'a/b', files = ['x', 'y'] }").unwrap_err().to_string();
+        assert!(two.contains("generate.worker.files.vae"), "{two}");
     }
 
     #[test]

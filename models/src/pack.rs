@@ -137,6 +137,8 @@ struct Found {
     generator: Option<PathBuf>,
     /// By the section that names them.
     scorers: BTreeMap<Modality, PathBuf>,
+    /// What the worker that draws is given, by argument, where all of it is there.
+    worker: Option<BTreeMap<String, PathBuf>>,
     /// What is still to be downloaded, for each modality …
     missing: BTreeMap<Modality, Amount>,
     /// … and for all.
@@ -188,7 +190,7 @@ impl Pack {
     }
 
     fn parse(file: &Path) -> Result<Self, PackError> {
-        let mut pack: Self = parse(file, "no such pack file; a pack folder holds a pack.toml")?;
+        let mut pack: Self = read_toml(file, "no such pack file; a pack folder holds a pack.toml")?;
         file.clone_into(&mut pack.file);
         pack.share_prompts()?;
         pack.given = file.display().to_string();
@@ -200,7 +202,7 @@ impl Pack {
     fn share_prompts(&mut self) -> Result<(), PackError> {
         let Some(path) = self.prompts.as_ref().map(|path| self.folder().join(path)) else { return Ok(()) };
         let PromptFile { prompt, image, video, sound, generate, blend, edit } =
-            parse(&path, "no such file of prompts")?;
+            read_toml(&path, "no such file of prompts")?;
         let own = std::mem::take(&mut self.prompt);
         let drawing = self.generate.get_or_insert_default();
         drawing.prompt = std::mem::take(&mut drawing.prompt).or(generate);
@@ -274,6 +276,8 @@ impl Pack {
             };
             found.scorers.extend(folder.map(|folder| (modality, folder)));
         }
+        let given = |(name, source): (&str, &Source)| Some((name.to_owned(), store?.single(source)?));
+        found.worker = self.worker_files().map(given).collect();
         if let Some(store) = store {
             let amount = |files: Vec<(&Source, &SourceFile)>| files.iter().map(|(_, file)| file.amount()).sum();
             let of = |modality| (modality, amount(self.missing(&[modality], store)));
@@ -284,7 +288,7 @@ impl Pack {
     }
 
     fn has_sources(&self) -> bool {
-        self.generator.source.is_some() || !self.scorers(&Modality::ALL).is_empty()
+        !self.sources(&Modality::ALL).is_empty()
     }
 
     fn check(&self) -> Result<(), PackError> {
@@ -363,13 +367,24 @@ impl Pack {
     /// What the models of some modalities are made of, each source once: the generator's first.
     pub fn sources(&self, modalities: &[Modality]) -> Vec<&Source> {
         let scorers = self.scorers(modalities).into_iter().flatten();
-        let all = self.generator.source.iter().chain(scorers);
+        let all = self.generator.source.iter().chain(scorers).chain(self.worker_sources(modalities));
         all.fold(Vec::new(), |mut once, source| {
             if !once.contains(&source) {
                 once.push(source);
             }
             once
         })
+    }
+
+    /// What draws is wanted with pictures alone.
+    fn worker_sources(&self, modalities: &[Modality]) -> impl Iterator<Item = &Source> {
+        let wanted = modalities.contains(&Modality::Image);
+        self.worker_files().map(|(_, source)| source).filter(move |_| wanted)
+    }
+
+    /// The files that its worker draws with, by argument, if they are there.
+    pub(crate) fn worker_paths(&self) -> Option<&BTreeMap<String, PathBuf>> {
+        self.found.worker.as_ref()
     }
 
     /// The sources of the scorers of some modalities, each scorer once.
@@ -393,7 +408,9 @@ impl Pack {
         let generator = generator.filter(|source| store.single(&source[0]).is_none());
         let files = generator.into_iter().flat_map(|source| source[0].files.iter().map(|file| (&source[0], file)));
         let scorers = self.scorers(modalities).into_iter().flat_map(|sources| store.missing(sources));
-        files.chain(scorers).fold(Vec::new(), |mut once, (source, file)| {
+        let worker = self.worker_sources(modalities).filter(|source| store.single(source).is_none());
+        let worker = worker.flat_map(|source| source.files.iter().map(move |file| (source, file)));
+        files.chain(scorers).chain(worker).fold(Vec::new(), |mut once, (source, file)| {
             if !once.iter().any(|&(s, f): &(&Source, &SourceFile)| s.origin == source.origin && f.file == file.file) {
                 once.push((source, file));
             }
@@ -511,12 +528,15 @@ impl Pack {
     }
 }
 
-/// Reads a file of a pack; `absent` is what is said where there is none.
-fn parse<T: DeserializeOwned>(file: &Path, absent: &str) -> Result<T, PackError> {
+/// Reads a TOML file; `absent` is what is said where there is none.
+///
+/// # Errors
+/// [`PackError::File`], with the line that is wrong.
+pub fn read_toml<T: DeserializeOwned>(file: &Path, absent: &str) -> Result<T, PackError> {
     let wrong = |problem: String| PackError::File { path: file.to_owned(), problem };
     // Reading a pipe would wait for its writer, and a device may have no end.
     if std::fs::metadata(file).is_ok_and(|m| !m.is_file()) {
-        return Err(wrong("is not a file; name a pack file, or the folder of a pack.toml".into()));
+        return Err(wrong("is not a file".into()));
     }
     let text = std::fs::read_to_string(file).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => wrong(absent.to_owned()),

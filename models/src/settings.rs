@@ -44,7 +44,7 @@ impl LoopSettings {
     }
 
     /// These with others in their place.
-    pub(crate) fn with(&self, changes: &LoopChanges) -> Self {
+    pub fn with(&self, changes: &LoopChanges) -> Self {
         let LoopChanges { steps, keep, propose, asks, patience } = *changes;
         Self {
             steps: steps.unwrap_or(self.steps),

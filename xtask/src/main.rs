@@ -15,6 +15,8 @@ Examples:
   cargo xtask test -p mils-optim        tests of one crate
   cargo xtask download-models small     download a model pack (see `mils models list`)
   cargo xtask conformance               the encoders against transformers and open_clip
+  cargo xtask render-worker --vulkan    build and install the local renderer (see `mils-render-worker --help`)
+  cargo xtask render-worker --check     build and test it, and install nothing
   cargo xtask bench quality --scenes 40 caption quality on held-out scenes, with controls
   cargo xtask bench encoders --peers    speed of the encoders beside ONNX Runtime, PyTorch and candle, where they are
   cargo xtask bench help                all benchmarks";
@@ -54,6 +56,27 @@ enum Task {
         #[arg(long, value_name = "FILE.json", requires = "model")]
         reference: Option<PathBuf>,
     },
+    /// Build and install `mils-render-worker`, which draws with stable-diffusion.cpp (some minutes, the first time)
+    RenderWorker {
+        /// For GPUs by Vulkan: needs its headers and glslc
+        #[arg(long)]
+        vulkan: bool,
+        /// For Apple's GPUs
+        #[arg(long)]
+        metal: bool,
+        /// For NVIDIA's GPUs: needs the CUDA toolkit
+        #[arg(long)]
+        cuda: bool,
+        /// For AMD's GPUs: needs ROCm
+        #[arg(long)]
+        rocm: bool,
+        /// Build, lint and test it in place of installing it
+        #[arg(long)]
+        check: bool,
+        /// Install below this folder, in `bin` [default: where cargo installs]
+        #[arg(long, value_name = "DIR", conflicts_with = "check")]
+        root: Option<PathBuf>,
+    },
     /// Check formatting, lints and documentation
     Lint,
     /// Build and run a benchmark: encoders, sounds, load, generation, runs, media, all, or quality; `bench help` says more
@@ -82,6 +105,12 @@ fn main() -> Result<()> {
             pass_on(&build("mils")?, ["models", "get"].into_iter().chain(rest.iter().map(String::as_str)))
         }
         Task::Conformance { model, reference } => conformance(model, reference),
+        Task::RenderWorker { vulkan, metal, cuda, rocm, check, root } => {
+            setup::run()?;
+            let all = [(vulkan, "vulkan"), (metal, "metal"), (cuda, "cuda"), (rocm, "rocm")];
+            let features: Vec<&str> = all.into_iter().filter_map(|(wanted, name)| wanted.then_some(name)).collect();
+            render_worker(&features.join(","), check, root.as_deref())
+        }
         Task::Lint => {
             setup::run()?;
             cargo(["fmt", "--all", "--check"])?;
@@ -91,6 +120,29 @@ fn main() -> Result<()> {
         }
         Task::Bench { rest } => bench(&rest),
     }
+}
+
+/// Builds the local renderer, which is a workspace of its own, and installs it or tests it.
+fn render_worker(features: &str, check: bool, into: Option<&Path>) -> Result<()> {
+    let folder = root().join("crates/mils-render-worker");
+    // With the configuration of the whole: built for this machine.
+    let with = |arguments: &[&str]| {
+        let mut process = cargo_process(arguments.iter().copied());
+        process.current_dir(&folder).env("CARGO_TARGET_DIR", root().join("target/render-worker"));
+        process
+    };
+    eprintln!("building mils-render-worker (the first time takes some minutes: stable-diffusion.cpp is compiled) …");
+    if check {
+        run(&mut with(&["fmt", "--check"]))?;
+        let lint = ["clippy", "--release", "--locked", "--all-targets", "--features", features, "--", "-D", "warnings"];
+        run(&mut with(&lint))?;
+        return run(&mut with(&["test", "--release", "--locked", "--features", features]));
+    }
+    let mut install = with(&["install", "--locked", "--force", "--path", ".", "--features", features]);
+    if let Some(into) = into {
+        install.arg("--root").arg(std::path::absolute(into)?);
+    }
+    run(&mut install)
 }
 
 /// Where the caller stands, so that files it names are where it means them.

@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod generator;
 pub mod output;
 
 use self::output::OutputArgs;
@@ -11,6 +12,7 @@ use crate::eval::EvalCommand;
 use crate::generate::GenerateArgs;
 use crate::media::ModalityChoice;
 use crate::models::ModelsCommand;
+use crate::optimize::OptimizeArgs;
 use crate::report::ReportArgs;
 use crate::sources::Shard;
 use clap::builder::NonEmptyStringValueParser;
@@ -40,6 +42,8 @@ pub enum Command {
     Blend(Box<BlendArgs>),
     /// Give a picture the style of another, by a search for the edit instruction
     Edit(Box<EditArgs>),
+    /// Search for the text that a scorer of your own finds best
+    Optimize(Box<OptimizeArgs>),
     /// Embed texts, images, videos and sounds
     Embed(EmbedArgs),
     /// Score texts by how well they describe images, videos and sounds

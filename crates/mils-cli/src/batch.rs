@@ -157,6 +157,13 @@ impl Batch {
         steps.map(|line| line.step.into_owned()).filter(|step| step.step > 0).collect()
     }
 
+    /// What was kept of a file's initial set, if it was: step 0.
+    pub fn start(&self, file: &str) -> Option<StepDone> {
+        let line = self.begun.get(file)?.split(|byte| *byte == b'\n').next()?;
+        let step = serde_json::from_slice::<Line<'_>>(line).ok()?.step.into_owned();
+        (step.step == 0).then_some(step)
+    }
+
     /// Goes through the results that are there.
     ///
     /// # Errors
@@ -165,7 +172,7 @@ impl Batch {
         self.store.each(&mut |result, _| take(result))
     }
 
-    /// Keeps a step of a file. Step 0 only says that it was begun.
+    /// Keeps a step of a file. Step 0 says that it was begun, and may have what its initial set came to.
     ///
     /// # Errors
     /// If it cannot be written. It is not tried again: the file's next steps are of no use then.

@@ -23,6 +23,9 @@ fn main() -> ExitCode {
         Command::Edit(args) => {
             checked("edit", args.check());
             mils_cli::edit::run(&args)
+        Command::Optimize(args) => {
+            checked("optimize", args.check());
+            mils_cli::optimize::run(&args)
         }
         Command::Embed(args) => {
             checked("embed", args.check());

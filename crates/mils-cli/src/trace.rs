@@ -4,7 +4,7 @@
 //!
 //! | type | when | what it has beside the file |
 //! | --- | --- | --- |
-//! | `run` | first | program, pack, models, sampling, and the `folder` that files' names are relative to |
+//! | `run` | first | program, pack, models, sampling, and the `folder` that files' names are relative to; the `task` of `mils optimize` |
 //! | `scorer` | a modality first comes up | the encoder, how many initial texts there are, and the loop's settings |
 //! | `file` | a file begins | its modality, where it is known |
 //! | `scored` | a text has a score | text, score, the step that brought it, which of the step's answers did (from 1), and its objectives if it has several |
@@ -18,8 +18,8 @@
 //! All but `run`, `scorer` and `total` have the `file` that they are of and its `number`, which is its place among the
 //! files of the run, from 0: those of several files come mixed, and a file may be named twice. A run's `scored` and
 //! `unusable` records add up to the counts in its `end`, also when it was interrupted. What was kept after a step can be
-//! made again from the `scored` records up to it: the best `keep` of the settings, among equals those that came first;
-//! of texts with objectives by [`mils_optim::top_of_fronts`].
+//! made again from the `scored` records up to it: the best `keep` of the settings, among equals those that came first; where
+//! texts have `objectives`, those first that no other beats in one of these and equals at least in all others.
 //! These, best last, are what the language model was shown in the next step.
 //!
 //! A run that was killed ends anywhere, also within a line.
@@ -66,9 +66,9 @@ pub enum Record<'a> {
         text: Cow<'a, str>,
         /// Its score.
         score: f32,
-        /// See [`mils_optim::Scorer::objectives`].
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        objectives: Option<Cow<'a, [f32]>>,
+        /// The objectives behind it, each the higher the better; none where the score is all there is.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        objectives: Vec<f32>,
     },
     /// Something was said and not scored.
     Unusable {
@@ -163,6 +163,18 @@ pub struct RunFacts {
     /// What pictures were made for, where texts are prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drawing: Option<DrawingFacts>,
+    /// What texts were searched for, where they describe nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskFacts>,
+}
+
+/// What there is to tell of a search for any text.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct TaskFacts {
+    /// What the prompts were told that it is about; may be empty.
+    pub about: String,
+    /// What the scores are made of, each for people: its name, which way, and its weight.
+    pub objectives: Vec<String>,
 }
 
 /// What there is to tell of a search for a prompt.
@@ -209,6 +221,7 @@ impl RunFacts {
             in_flight: session.in_flight(),
             folder: Self::here(),
             drawing: None,
+            task: None,
         }
     }
 
@@ -221,9 +234,9 @@ impl RunFacts {
 /// How things of a modality are described.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ScorerFacts {
-    /// Which.
-    pub modality: Modality,
-    /// The encoder.
+    /// Which; none where texts describe nothing.
+    pub modality: Option<Modality>,
+    /// The encoder, or what scores in its place.
     pub scorer: String,
     /// Texts that runs start from.
     pub initial_texts: usize,
@@ -234,15 +247,15 @@ pub struct ScorerFacts {
 impl From<&Mode> for ScorerFacts {
     fn from(mode: &Mode) -> Self {
         let (scorer, settings) = (mode.scorer.clone(), mode.config.clone());
-        Self { modality: mode.modality, scorer, initial_texts: mode.initial().len(), settings }
+        Self { modality: Some(mode.modality), scorer, initial_texts: mode.initial().len(), settings }
     }
 }
 
 /// How a file's run has ended.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct EndFacts {
-    /// What it was taken for.
-    pub modality: Modality,
+    /// What it was taken for; none where texts describe nothing.
+    pub modality: Option<Modality>,
     /// The best text.
     pub caption: String,
     /// Its score.
@@ -261,7 +274,7 @@ impl From<&Flown> for EndFacts {
     fn from(Flown { mode, run, .. }: &Flown) -> Self {
         let outcome = &run.outcome;
         Self {
-            modality: mode.modality,
+            modality: Some(mode.modality),
             caption: outcome.best.text.clone(),
             score: outcome.best.score,
             stopped_by: outcome.stopped_by,
@@ -289,10 +302,10 @@ pub fn records<E>(
                 write(Record::Unusable { of: of.clone(), step: *step, text, reason })
             })
         }
-        Event::Scored { step, texts, scores, answers, objectives } => {
+        Event::Scored { step, texts, scores, objectives, answers } => {
             texts.iter().zip(*scores).enumerate().try_for_each(|(i, (text, score))| {
                 let (step, answer, text) = (*step, answers.get(i).copied(), text.into());
-                let objectives = objectives.get(i).map(|own| own.as_slice().into());
+                let objectives = objectives.get(i).cloned().unwrap_or_default();
                 write(Record::Scored { of: of.clone(), step, answer, text, score: *score, objectives })
             })
         }
@@ -363,10 +376,11 @@ mod tests {
         };
         records(&of, &Event::StepFinished { record: &record, pool: &[] }, seconds, &mut push).unwrap();
         let (texts, scores) = (["y".to_owned(), "z".to_owned()], [0.1, 0.2]);
-        let event = Event::Scored { step: 2, texts: &texts, scores: &scores, answers: &[1, 4], objectives: &[] };
+        let objectives = [vec![0.5, -2.0], vec![0.25, 1.0]];
+        let event =
+            Event::Scored { step: 2, texts: &texts, scores: &scores, objectives: &objectives, answers: &[1, 4] };
         records(&of, &event, seconds, &mut push).unwrap();
-        let objectives = &[vec![0.5, -2.0]];
-        let event = Event::Scored { step: 0, texts: &texts[..1], scores: &scores[..1], answers: &[], objectives };
+        let event = Event::Scored { step: 0, texts: &texts[..1], scores: &scores[..1], objectives: &[], answers: &[] };
         records(&of, &event, seconds, &mut push).unwrap();
         assert_eq!(
             all[0],
@@ -379,7 +393,7 @@ mod tests {
         );
         let said: Vec<(&Value, &Value)> = all[1..].iter().map(|r| (&r["text"], &r["answer"])).collect();
         assert_eq!(said, [(&"y".into(), &1.into()), (&"z".into(), &4.into()), (&"y".into(), &Value::Null)]);
-        assert_eq!((&all[1]["objectives"], &all[3]["objectives"]), (&Value::Null, &json!([0.5, -2.0])));
+        assert_eq!((&all[1]["objectives"], &all[3]["objectives"]), (&json!([0.5, -2.0]), &Value::Null));
         for value in all {
             let read: Record<'_> = serde_json::from_str(&value.to_string()).unwrap();
             assert_eq!(serde_json::to_value(read).unwrap(), value);

@@ -172,7 +172,7 @@ fn pictures_that_fail_are_left_out_and_the_others_go_on() {
     assert_eq!(asked.iter().collect::<HashSet<_>>().len(), asked.len(), "nothing is drawn twice");
     assert_eq!(asked.len() as u64, found["counts"]["scored"].as_u64().unwrap() + failed);
     let page = text(&read(dir.path(), "report.html"));
-    assert!(page.contains("no picture of it, or none that has a score"));
+    assert!(page.contains("could not be drawn, or its scorer failed"));
 }
 
 #[test]
@@ -234,11 +234,36 @@ fn wrong_usage_is_told_from_what_fails() {
         (&["--aesthetic", "/nowhere"], 1, "/nowhere"),
         (&["--renderer", "/nowhere/worker", "--renderer-kind", "worker"], 1, "cannot be started"),
         (&["--renderer", "http://x", "--workflow", "/nowhere.json"], 1, "/nowhere.json"),
+        (&["--renderer", "demo", "--renderer-kind", "demo", "--renderer-arg=x"], 2, "for workers alone"),
+        (&["--renderer", "worker", "--renderer-arg=--model=x"], 1, "cargo xtask render-worker"),
     ] {
-        let output = generate(dir.path(), more).output().unwrap();
+        // Whatever is installed here.
+        let output = generate(dir.path(), more).env("PATH", "").output().unwrap();
         let said = text(&output.stderr);
         assert!(output.status.code() == Some(code) && said.contains(says), "{more:?}: {said}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pack_names_its_worker_and_what_it_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let (pack, dir) = (common::pack(), tempfile::tempdir().unwrap());
+    let program = pack.path().join("worker.sh");
+    fs::write(&program, "#!/bin/sh\necho \"told $*\" >&2\nexit 3\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let file = pack.path().join("pack.toml");
+    let worker = format!("renderer = 'worker'\nworker = {{ program = {program:?}, arguments = ['--steps=4', '-v'] }}");
+    fs::write(&file, fs::read_to_string(&file).unwrap().replace("renderer = \"demo\"", &worker)).unwrap();
+    let says = |more: &[&str]| {
+        let pack = ["--pack", pack.path().to_str().unwrap()];
+        text(&generate(dir.path(), &[&pack, more].concat()).output().unwrap().stderr)
+    };
+    let said = says(&[]);
+    assert!(said.contains("exit status: 3; it said last: told --steps=4 -v"), "{said}");
+    // What the command line says takes its place, for another program too.
+    let named = ["--renderer", program.to_str().unwrap(), "--renderer-kind", "worker", "--renderer-arg=--model=x y"];
+    assert!(says(&named).contains("told --model=x y"));
 }
 
 #[test]

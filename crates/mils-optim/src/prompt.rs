@@ -23,7 +23,7 @@ pub struct Messages {
     pub user: String,
 }
 
-/// The two templates. Variables: `items`, a list of `{label, text}`, best last, and `count`, how many texts are
+/// The two templates. Variables: `items`, a list of `{label, text, score}`, best last, and `count`, how many texts are
 /// wanted in one answer; and `about`, which is the same in all requests (see [`PromptTemplate::about`]).
 pub struct PromptTemplate {
     environment: Environment<'static>,
@@ -58,7 +58,8 @@ impl PromptTemplate {
     /// # Errors
     /// If a template uses a variable that does not exist, or fails otherwise.
     pub fn render(&self, pool: &[Labelled], count: usize) -> Result<Messages, PromptError> {
-        let items: Vec<_> = pool.iter().map(|c| context! { label => c.label, text => c.text.as_str() }).collect();
+        let items: Vec<_> =
+            pool.iter().map(|c| context! { label => c.label, text => c.text.as_str(), score => c.score }).collect();
         let fill = |part: &'static str| {
             self.environment
                 .get_template(part)

@@ -306,6 +306,8 @@ pub enum StoppedBy {
     Converged,
     /// The observer asked for it.
     Interrupted,
+    /// The observer asked for it since what was wanted is reached: said by whoever runs the loop, which does not know.
+    Target,
 }
 
 /// The result of a run.
@@ -361,6 +363,8 @@ pub enum Event<'a> {
         texts: &'a [String],
         /// Their scores, one each.
         scores: &'a [f32],
+        /// The objectives behind each score ([`Scorer::objectives`]); empty where there are none.
+        objectives: &'a [Vec<f32>],
         /// Which of the step's answers brought each, from 1, counted over all that was asked for in it. Empty of the
         /// initial set.
         answers: &'a [usize],

@@ -32,6 +32,7 @@ mod job;
 mod memo;
 mod openai;
 mod picture;
+pub mod process;
 mod server;
 pub mod worker;
 mod workflow;

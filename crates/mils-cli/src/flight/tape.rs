@@ -14,15 +14,15 @@ pub(super) struct Tape<'a> {
     answers: VecDeque<Proposals>,
     /// Scores of texts of earlier steps, or why there are none.
     scores: HashMap<String, Result<f32, UnusableReason>>,
-    /// Objectives of texts, of earlier steps and as the scorer gave them.
+    /// Objectives of texts of earlier steps.
     objectives: HashMap<String, Vec<f32>>,
     keep: Option<&'a dyn Fn(&StepDone)>,
     /// The last step that was done before.
     before: usize,
     /// Answers of the step under way.
     said: Vec<Proposals>,
-    /// Its new texts with their scores.
-    scored: (Vec<String>, Vec<f32>),
+    /// Its new texts with their scores and objectives.
+    scored: (Vec<String>, Vec<f32>, Vec<Vec<f32>>),
     /// Those that the scorer failed for.
     unscored: Vec<String>,
 }
@@ -59,19 +59,18 @@ impl<'a> Tape<'a> {
     pub(super) fn event(&mut self, event: &Event<'_>) {
         let Some(keep) = self.keep else { return };
         match event {
-            Event::Scored { texts, scores, .. } => self.scored = (texts.to_vec(), scores.to_vec()),
+            Event::Scored { texts, scores, objectives, .. } => {
+                self.scored = (texts.to_vec(), scores.to_vec(), objectives.to_vec());
+            }
             Event::NotScored { unusable, .. } => {
                 let unscored = unusable.iter().filter(|u| u.reason == UnusableReason::Unscored);
                 self.unscored.extend(unscored.map(|u| u.text.clone()));
             }
             Event::StepFinished { record, .. } => {
-                let (texts, scores) = std::mem::take(&mut self.scored);
+                let (texts, scores, objectives) = std::mem::take(&mut self.scored);
                 let (answers, unscored) = (std::mem::take(&mut self.said), std::mem::take(&mut self.unscored));
                 // The initial set is scored anew, and what was kept is not kept twice.
                 if record.step > self.before {
-                    // The loop has asked for those of all new texts, if there are any.
-                    let objectives: Option<_> = texts.iter().map(|text| self.objectives.get(text).cloned()).collect();
-                    let objectives = objectives.unwrap_or_default();
                     keep(&StepDone { step: record.step, answers, texts, scores, objectives, unscored });
                 }
             }
@@ -123,14 +122,7 @@ impl Scorer for Taped<'_> {
 
     fn objectives(&mut self, text: &str) -> Option<Vec<f32>> {
         let before = self.tape.borrow().objectives.get(text).cloned();
-        before.or_else(|| {
-            let objectives = self.inner.objectives(text)?;
-            let mut tape = self.tape.borrow_mut();
-            if tape.keeps() {
-                tape.objectives.insert(text.to_owned(), objectives.clone());
-            }
-            Some(objectives)
-        })
+        before.or_else(|| self.inner.objectives(text))
     }
 }
 

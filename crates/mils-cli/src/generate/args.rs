@@ -16,6 +16,11 @@ Examples:
   mils generate 'a lighthouse in a storm' -o storm/ --renderer https://api.openai.com/v1 \\
       --renderer-model gpt-image-1 --size 1024x1024 --propose 6 --steps 3
                                               (a key is read from MILS_RENDERER_KEY, MILS_API_KEY or OPENAI_API_KEY)
+  mils generate 'a lighthouse in a storm' -o storm/ --pack sd15
+                                              (a local model, drawn by mils-render-worker, which
+                                              `cargo xtask render-worker` installs; or without a pack of it:)
+  mils generate 'a lighthouse in a storm' -o storm/ --renderer worker \\
+      --renderer-arg=--model=v1-5-pruned-emaonly.safetensors --render-steps 20
   mils generate 'two cats' -o cats/ --renderer http://localhost:7860 --renderer-kind a1111 \\
       --scorer yuvalkirstain/PickScore_v1 --scorer openai/clip-vit-large-patch14=0.5 --seeds 2
   mils generate 'two cats' -o cats/ --renderer http://localhost:8188 --workflow sdxl.json \
@@ -57,8 +62,9 @@ pub enum RendererKind {
 /// What draws, and how: of every command that has pictures made.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RendererArgs {
-    /// What draws: the address of a server, the path of a worker, or `demo` [default: the pack's, if it has one]
-    #[arg(long, value_name = "URL|PROGRAM|demo", value_parser = NonEmptyStringValueParser::new())]
+    /// What draws: the address of a server, the path of a worker, `worker` for mils-render-worker, or `demo` [default: the
+    /// pack's, if it has one]
+    #[arg(long, value_name = "URL|PROGRAM|worker|demo", value_parser = NonEmptyStringValueParser::new())]
     pub renderer: Option<String>,
 
     /// What sort of renderer that is [default: comfy with --workflow, openai where the address ends with /v1]
@@ -68,6 +74,10 @@ pub struct RendererArgs {
     /// The model's name there, where it has several [default: what it draws with now]
     #[arg(long, value_name = "NAME", requires = "renderer", value_parser = NonEmptyStringValueParser::new())]
     pub renderer_model: Option<String>,
+
+    /// What a worker is told, as --renderer-arg=--model=FILE; once for each [default: the pack's]
+    #[arg(long = "renderer-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub renderer_args: Vec<String>,
 
     /// A ComfyUI workflow, as it exports them for its API, with a place for the prompt
     #[arg(long, value_name = "FILE.json", requires = "renderer")]
@@ -218,6 +228,9 @@ impl RendererArgs {
         }
         match (self.renderer_kind, &self.workflow) {
             (Some(RendererKind::Comfy), None) => Err("--renderer-kind comfy needs a --workflow".into()),
+            (Some(kind), _) if kind != RendererKind::Worker && !self.renderer_args.is_empty() => {
+                Err("--renderer-arg is for workers alone".into())
+            }
             (Some(kind), Some(_)) if kind != RendererKind::Comfy => Err("a --workflow is for ComfyUI alone".into()),
             _ => Ok(()),
         }
@@ -234,6 +247,7 @@ impl RendererArgs {
         }
         match named.trim_end_matches('/') {
             "demo" => Ok(RendererKind::Demo),
+            "worker" => Ok(RendererKind::Worker),
             _ if self.workflow.is_some() => Ok(RendererKind::Comfy),
             url if url.ends_with("/v1") => Ok(RendererKind::Openai),
             _ => Err(format!("what sort of renderer is {named}? Say it with --renderer-kind")),
@@ -296,6 +310,7 @@ mod tests {
     fn renderers_are_told_by_what_is_given() {
         let kind = |more: &[&str]| parse(more).and_then(|args| args.drawing.kind());
         assert_eq!(kind(&["--renderer", "demo"]), Ok(RendererKind::Demo));
+        assert_eq!(kind(&["--renderer", "worker", "--renderer-arg=--model=x"]), Ok(RendererKind::Worker));
         assert_eq!(kind(&["--renderer", "http://x/v1/"]), Ok(RendererKind::Openai));
         assert_eq!(kind(&["--renderer", "http://x", "--workflow", "w.json"]), Ok(RendererKind::Comfy));
         assert_eq!(kind(&["--renderer", "http://x", "--renderer-kind", "a1111"]), Ok(RendererKind::A1111));

@@ -1,9 +1,9 @@
 //! The folder of a search: its pictures, its prompt, and what a killed run goes on from.
 
-use crate::args::output::OutputFormat;
-use crate::batch::{Batch, StepDone};
+use crate::batch::StepDone;
 use crate::output::replace;
-use anyhow::{Context, Result, bail};
+use crate::single::{Found, Single};
+use anyhow::{Context, Result};
 use image::imageops::{FilterType, resize};
 use mils_media::RgbImage;
 use mils_render::to_png;
@@ -16,18 +16,12 @@ const TILE: u32 = 256;
 const GAP: u32 = 4;
 /// Most pictures of a grid.
 const MOST: usize = 100;
-/// The result, and beside it the steps of a run that is not done.
-const RESULT: &str = "result.jsonl";
 /// The best picture.
 const BEST: &str = "best.png";
 
 /// The folder.
 pub(super) struct Folder {
-    path: PathBuf,
-    /// Results and steps; as those of `mils caption`, with the wish in the place of the file.
-    batch: Batch,
-    wish: String,
-    identity: Value,
+    single: Single,
     /// Each step's best, as large as in the grid.
     tiles: Vec<RgbImage>,
     /// The prompt and seed of the last of them, and its picture's file.
@@ -36,56 +30,34 @@ pub(super) struct Folder {
     copy: Option<PathBuf>,
 }
 
-/// What is in a folder already.
-pub(super) enum Found {
-    /// Nothing, or a beginning.
-    Open(Box<Folder>),
-    /// The result of the same search.
-    Done(Box<Value>),
-}
-
 impl Folder {
     /// Opens a folder, which is made if it is not there. `identity` is what makes another search. The best picture is put at
     /// `copy` too.
     ///
     /// # Errors
-    /// If it cannot be written, another process writes it, or it has the result of another search.
+    /// As [`Single::open`].
     pub(super) fn open(
         path: &Path,
         wish: &str,
         identity: &Value,
         overwrite: bool,
         copy: Option<&Path>,
-    ) -> Result<Found> {
-        let place = || format!("cannot write to {}", path.display());
-        fs::create_dir_all(path.join("steps")).with_context(place)?;
-        let batch = Batch::open(&path.join(RESULT), OutputFormat::Jsonl, identity, overwrite)?;
-        let mut result = None;
-        batch.each(&mut |value| {
-            result = Some(value.clone());
-            Ok(())
-        })?;
-        if let Some(result) = result {
-            let same = result["search"] == *identity;
-            batch.finish()?;
-            if !same {
-                let other = result["file"].as_str().unwrap_or_default();
-                bail!(
-                    "{} has the pictures of another search ({other:?}, or other settings); name another folder, or \
-                       give --overwrite",
-                    path.display()
-                );
+    ) -> Result<Found<Self>> {
+        let single = match Single::open(path, wish, identity, overwrite)? {
+            Found::Open(single) => single,
+            Found::Done(result) => {
+                if let Some(copy) = copy.filter(|copy| !copy.exists()) {
+                    let best = path.join(BEST);
+                    let png = fs::read(&best).with_context(|| format!("cannot read {}", best.display()))?;
+                    write(copy, &encoded(copy, png)?)?;
+                }
+                return Ok(Found::Done(result));
             }
-            if let Some(copy) = copy.filter(|copy| !copy.exists()) {
-                let best = path.join(BEST);
-                let png = fs::read(&best).with_context(|| format!("cannot read {}", best.display()))?;
-                write(copy, &encoded(copy, png)?)?;
-            }
-            return Ok(Found::Done(Box::new(result)));
-        }
-        let (path, wish, identity) = (path.to_owned(), wish.to_owned(), identity.clone());
+        };
+        let steps = single.file("steps");
+        fs::create_dir_all(&steps).with_context(|| format!("cannot write to {}", steps.display()))?;
         let copy = copy.map(Path::to_owned);
-        let folder = Self { path, batch, wish, identity, tiles: Vec::new(), last: None, copy };
+        let folder = Self { single: *single, tiles: Vec::new(), last: None, copy };
         if folder.begun().is_empty() {
             folder.clear()?;
         }
@@ -94,7 +66,7 @@ impl Folder {
 
     /// Removes the steps' pictures of a search that is begun anew.
     fn clear(&self) -> Result<()> {
-        let steps = self.path.join("steps");
+        let steps = self.file("steps");
         for entry in fs::read_dir(&steps).with_context(|| format!("cannot read {}", steps.display()))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let ours = name.strip_suffix(".png").is_some_and(|stem| stem.bytes().all(|b| b.is_ascii_digit()));
@@ -107,7 +79,7 @@ impl Folder {
 
     /// The steps that were done before.
     pub(super) fn begun(&self) -> Vec<StepDone> {
-        self.batch.begun(&self.wish)
+        self.single.begun()
     }
 
     /// Keeps a step.
@@ -115,12 +87,12 @@ impl Folder {
     /// # Errors
     /// If it cannot be written.
     pub(super) fn keep(&mut self, step: &StepDone) -> Result<()> {
-        self.batch.step(&self.wish, step)
+        self.single.keep(step)
     }
 
     /// A file of it.
     pub(super) fn file(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+        self.single.file(name)
     }
 
     /// Puts a step's best picture where it belongs, and gives its file. Where the best has not changed that is the file of
@@ -136,7 +108,7 @@ impl Folder {
             return Ok(file);
         }
         let png = to_png(picture)?;
-        let file = self.path.join("steps").join(format!("{step:02}.png"));
+        let file = self.file("steps").join(format!("{step:02}.png"));
         write(&file, &png)?;
         write(&self.file(BEST), &png)?;
         if let Some(copy) = &self.copy {
@@ -174,13 +146,8 @@ impl Folder {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(super) fn finish(mut self, result: Option<&Value>) -> Result<()> {
-        if let Some(result) = result {
-            let mut result = result.clone();
-            result["search"] = self.identity.clone();
-            self.batch.result(&result)?;
-        }
-        self.batch.finish()
+    pub(super) fn finish(self, result: Option<&Value>) -> Result<()> {
+        self.single.finish(result)
     }
 }
 

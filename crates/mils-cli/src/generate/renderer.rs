@@ -5,11 +5,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use image::DynamicImage;
 use image::imageops::FilterType;
 use mils_media::RgbImage;
-use mils_models::{Drawing, home};
+use mils_models::{Drawing, DrawingWorker, home};
 use mils_render::worker::WorkerOptions;
 use mils_render::{
     Automatic, Comfy, Demo, Job, Memo, OpenAi, Renderer, SIDES, ServerOptions, Source, Worker, Workflow,
 };
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -108,13 +109,14 @@ impl Easel {
         let kind = match (&args.renderer, drawing.renderer.as_deref()) {
             (Some(_), _) => args.kind().map_err(|problem| anyhow!(problem))?,
             (None, Some("demo")) => RendererKind::Demo,
+            (None, Some("worker")) => RendererKind::Worker,
             (None, Some(other)) => bail!("the pack's renderer `{other}` is not known here; name one with --renderer"),
             (None, None) => bail!(
                 "no renderer is named; give --renderer with the address of an image server (ComfyUI, AUTOMATIC1111, or \
-                 any OpenAI-compatible one), or try `--pack demo`, which has its own"
+                 any OpenAI-compatible one), or `worker` with a model, or try `--pack demo`, which has its own"
             ),
         };
-        let renderer = open(kind, args, cancel)?;
+        let renderer = open(kind, args, drawing, cancel)?;
         let can = renderer.abilities();
         let [width, height] = drawing.size;
         let usual = match &original {
@@ -163,7 +165,12 @@ impl Easel {
     }
 }
 
-fn open(kind: RendererKind, args: &RendererArgs, cancel: &Arc<AtomicBool>) -> Result<Box<dyn Renderer>> {
+fn open(
+    kind: RendererKind,
+    args: &RendererArgs,
+    drawing: &Drawing,
+    cancel: &Arc<AtomicBool>,
+) -> Result<Box<dyn Renderer>> {
     let named = args.renderer.clone().unwrap_or_default();
     let timeout = Duration::from_secs(u64::from(args.render_timeout));
     let cancel = Arc::clone(cancel);
@@ -171,7 +178,8 @@ fn open(kind: RendererKind, args: &RendererArgs, cancel: &Arc<AtomicBool>) -> Re
         return Ok(Box::new(Demo));
     }
     if kind == RendererKind::Worker {
-        let options = WorkerOptions { program: named.into(), timeout, cancel, ..WorkerOptions::default() };
+        let (program, arguments) = worker(&named, args, drawing)?;
+        let options = WorkerOptions { program, arguments, timeout, cancel, ..WorkerOptions::default() };
         return Ok(Box::new(Worker::open(options)?));
     }
     let variable = |name: &str| std::env::var(name).ok().filter(|key| !key.is_empty());
@@ -188,6 +196,40 @@ fn open(kind: RendererKind, args: &RendererArgs, cancel: &Arc<AtomicBool>) -> Re
         (RendererKind::A1111, _) => Box::new(Automatic::open(&options)?),
         _ => Box::new(OpenAi::open(&options)?),
     })
+}
+
+/// A worker's program and its arguments. One that is named by its path is told what the command line says; ours what the
+/// pack does, if that says nothing.
+fn worker(named: &str, args: &RendererArgs, drawing: &Drawing) -> Result<(PathBuf, Vec<String>)> {
+    let own = args.renderer_args.clone();
+    if !matches!(named, "" | "worker") {
+        return Ok((named.into(), own));
+    }
+    let pack = drawing.worker.as_ref().filter(|_| own.is_empty());
+    let program = match pack.and_then(|worker| worker.program.clone()) {
+        Some(program) => program,
+        None => installed()?,
+    };
+    match pack {
+        Some(DrawingWorker { arguments: Some(arguments), .. }) => Ok((program, arguments.clone())),
+        Some(DrawingWorker { get, .. }) => bail!("the models of the pack's renderer are not there; run `{get}`"),
+        None if own.is_empty() => bail!(
+            "the worker is told no model; give one, as --renderer-arg=--model=FILE (see `mils-render-worker --help`), or \
+             take a pack that has one"
+        ),
+        None => Ok((program, own)),
+    }
+}
+
+/// `mils-render-worker`: beside this program, or where programs are.
+fn installed() -> Result<PathBuf> {
+    let name = Path::new("mils-render-worker").with_extension(std::env::consts::EXE_EXTENSION);
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.to_owned()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut all = beside.into_iter().chain(std::env::split_paths(&path)).map(|folder| folder.join(&name));
+    all.find(|program| program.is_file()).context(
+        "there is no mils-render-worker beside this program or in PATH; `cargo xtask render-worker` builds and installs it",
+    )
 }
 
 fn keep(renderer: Box<dyn Renderer>, args: &RendererArgs) -> Result<Drawer> {

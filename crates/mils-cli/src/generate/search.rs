@@ -2,7 +2,7 @@
 //! written down.
 
 use super::args::{RendererArgs, SearchArgs};
-use super::folder::{Folder, Found};
+use super::folder::Folder;
 use super::judge::{Critic, Judge, Panel, Target};
 use super::renderer::{Easel, Original};
 use super::studio::{Studio, StudioScorer};
@@ -17,6 +17,7 @@ use crate::report::{Embedding, Site, Subject, copied};
 use crate::scorers::config;
 use crate::session::{Endpoint, ModelNames, Options, Run, Sampling, StepSeconds, Writer, decimal};
 use crate::show::{Display, one_line, tell};
+use crate::single::Found;
 use crate::trace::{DrawingFacts, EditFacts, EndFacts, Of, Record, RunFacts, ScorerFacts, Trace};
 use anyhow::{Context, Result};
 use mils_llm::{AnyGenerator, Meter};
@@ -233,7 +234,7 @@ impl<'a> Search<'a> {
         };
         let outcome = &run.outcome;
         let facts = EndFacts {
-            modality: Modality::Image,
+            modality: Some(Modality::Image),
             caption: outcome.best.text.clone(),
             score: outcome.best.score,
             stopped_by: outcome.stopped_by,
@@ -347,6 +348,7 @@ impl<'a> Search<'a> {
                 settings: self.easel.settings(),
                 edit: self.plan.facts.clone(),
             }),
+            task: None,
         };
         Ok(Some(Models { writer, critic, config, facts, load: begin.elapsed().as_secs_f64() }))
     }
@@ -359,11 +361,11 @@ impl<'a> Search<'a> {
     fn begin(&mut self, models: &Models) -> Result<()> {
         let trace = self.folder.borrow().file("trace.jsonl");
         self.log = RefCell::new(Log::new(Some(Trace::open(&trace)?), true));
-        let (modality, scorer) = (Modality::Image, models.critic.name().to_owned());
+        let (modality, scorer) = (Some(Modality::Image), models.critic.name().to_owned());
         let (initial_texts, settings) = (self.plan.initial.len(), models.config.clone());
         self.log(|log| log.record(&Record::Run(models.facts.clone())));
         self.log(|log| log.record(&Record::Scorer(ScorerFacts { modality, scorer, initial_texts, settings })));
-        self.log(|log| log.record(&Record::File { of: self.of(), modality: Some(modality) }));
+        self.log(|log| log.record(&Record::File { of: self.of(), modality }));
         self.display.begin(0, &self.plan.wish);
         let begun = self.folder.borrow().begun().len();
         if begun > 0 {

@@ -1,7 +1,7 @@
 //! The table of all files of a report.
 
 use super::exhibit::Small;
-use super::page::{modality, score};
+use super::page::{kind, score};
 use super::run::{Ending, FileRun};
 use mils_optim::StoppedBy;
 use serde::Serialize;
@@ -86,7 +86,7 @@ impl Index {
         self.rows.push(Row {
             place: run.place,
             name: run.file.clone(),
-            modality: modality(run.modality),
+            modality: kind(run),
             caption: run.best().map(|best| best.text.clone()),
             first: first.map(score),
             last: last.map(score),

@@ -29,11 +29,12 @@ pub struct Section {
     exhibit: Exhibit,
     chart: Option<Chart>,
     lineage: Vec<Best>,
-    /// What was asked for, where texts are prompts.
-    /// What texts are.
-    text: &'static str,
-    measure: Option<String>,
+    /// What was asked for, where texts are prompts, or what they are about.
     wish: Option<String>,
+    /// What its texts are: captions, prompts, or no more than that.
+    texts_are: &'static str,
+    /// What the score is.
+    measure: String,
     pictures: Vec<PictureView>,
     steps: Vec<StepView>,
     /// Steps whose tables are left out.
@@ -151,7 +152,7 @@ impl Section {
         Self {
             place: run.place,
             name: run.file.clone(),
-            modality: modality(run.modality),
+            modality: kind(run),
             caption: best.map(|best| best.text.clone()),
             score: best.map(|best| score(best.score)),
             status,
@@ -162,13 +163,21 @@ impl Section {
             exhibit,
             chart: (!steps.is_empty()).then(|| Chart::new(steps)),
             lineage: lineage(steps),
-            text: match &run.facts.drawing {
-                Some(drawing) if drawing.edit.content.is_some() => "instruction",
-                Some(_) => "prompt",
-                None => "caption",
+            wish: wish(run),
+            texts_are: match (&run.facts.drawing, &run.facts.task) {
+                (Some(drawing), _) if drawing.edit.content.is_some() => "instruction",
+                (Some(_), _) => "prompt",
+                (None, Some(_)) => "text",
+                (None, None) => "caption",
             },
-            measure: run.facts.drawing.as_ref().and_then(|drawing| drawing.edit.measure.clone()),
-            wish: run.facts.drawing.as_ref().map(|drawing| drawing.prompt.clone()),
+            measure: match (&run.facts.drawing, &run.facts.task) {
+                (Some(drawing), _) => {
+                    let measure = drawing.edit.measure.clone();
+                    measure.unwrap_or_else(|| "cosine with what was asked for".to_owned())
+                }
+                (None, Some(_)) => "score".to_owned(),
+                (None, None) => format!("cosine with the {}", kind(run)),
+            },
             pictures: pictures(run),
             steps: shown.iter().map(|&i| StepView::new(&steps[i], run, i + 1 == steps.len())).collect(),
             left_out: steps.len() - shown.len(),
@@ -183,13 +192,21 @@ pub(super) fn score(value: f32) -> String {
     format!("{value:.4}")
 }
 
-pub(super) fn modality(modality: Option<Modality>) -> &'static str {
-    match modality {
+/// What a run is about.
+pub(super) fn kind(run: &FileRun) -> &'static str {
+    match run.modality {
         Some(Modality::Image) => "picture",
         Some(Modality::Video) => "video",
         Some(Modality::Sound) => "sound",
+        None if run.facts.task.is_some() => "search",
         None => "file",
     }
+}
+
+fn wish(run: &FileRun) -> Option<String> {
+    let drawing = run.facts.drawing.as_ref().map(|drawing| &drawing.prompt);
+    let about = run.facts.task.as_ref().map(|task| &task.about);
+    drawing.or(about).filter(|text| !text.is_empty()).cloned()
 }
 
 fn stopped_by(why: StoppedBy) -> &'static str {
@@ -197,6 +214,7 @@ fn stopped_by(why: StoppedBy) -> &'static str {
         StoppedBy::Steps => "all steps done",
         StoppedBy::Converged => "nothing better came",
         StoppedBy::Interrupted => "interrupted",
+        StoppedBy::Target => "what was wanted is reached",
     }
 }
 
@@ -405,7 +423,7 @@ fn reason_in_words(reason: UnusableReason) -> &'static str {
         UnusableReason::Duplicate => "said or scored before",
         UnusableReason::Interrupted => "the run ended before it could be scored",
         UnusableReason::Failed => "no answer came",
-        UnusableReason::Unscored => "no picture of it, or none that has a score",
+        UnusableReason::Unscored => "no score of it: it could not be drawn, or its scorer failed",
         _ => "another reason",
     }
 }
@@ -433,6 +451,9 @@ fn facts(run: &FileRun) -> Vec<(&'static str, String)> {
         all.push(("renderer", drawing.renderer.clone()));
         let settings = if drawing.settings.is_empty() { String::new() } else { format!(", {}", drawing.settings) };
         all.push(("pictures", format!("{width} x {height} pixels, seeds {}{settings}", seeds.join(", "))));
+    }
+    if let Some(task) = &run.facts.task {
+        all.push(("objectives", task.objectives.join("; ")));
     }
     if let Some(scorer) = &run.scorer {
         let settings = &scorer.settings;
@@ -466,7 +487,7 @@ fn facts(run: &FileRun) -> Vec<(&'static str, String)> {
             format!("{:.2} in all; models loaded before in {:.2}", end.seconds.total, end.seconds.load),
         ));
         let (generator, scorer) = (percent(end.utilisation.generator), percent(end.utilisation.scorer));
-        all.push(("busy meanwhile", format!("language model {generator:.0} %, encoder {scorer:.0} %")));
+        all.push(("busy meanwhile", format!("language model {generator:.0} %, scorer {scorer:.0} %")));
     }
     let side_by_side = match run.facts.in_flight {
         1 => "one file".to_owned(),

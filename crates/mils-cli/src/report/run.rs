@@ -5,7 +5,7 @@ use crate::session::StepSeconds;
 use crate::trace::{EndFacts, Of, Record, RunFacts, ScorerFacts};
 use anyhow::{Context, Result, bail, ensure};
 use mils_models::Modality;
-use mils_optim::{Feedback, StepRecord, UnusableReason, top_of_fronts};
+use mils_optim::{Feedback, StepRecord, UnusableReason};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -25,14 +25,12 @@ pub struct Text {
     pub text: String,
     /// Its score.
     pub score: f32,
+    /// What is behind it; see [`Record::Scored`].
+    pub objectives: Vec<f32>,
     /// The step that brought it; 0 is the initial set.
     pub step: usize,
     /// Which of the step's answers did, from 1.
     pub answer: Option<usize>,
-    /// How many texts of the file had a score before it.
-    came: usize,
-    /// What is behind its score, where that is several things.
-    pub objectives: Option<Vec<f32>>,
     /// Of the texts that the language model was shown when it wrote this one, that which shares most words with it, and
     /// its score. Where it came from is not known; this is where it may have come from.
     pub closest: Option<(String, f32)>,
@@ -58,7 +56,7 @@ pub struct StepRun {
     pub seconds: StepSeconds,
     /// The best of the kept texts, best first.
     pub rows: Vec<Arc<Text>>,
-    /// The score of the last kept text, and how many there are.
+    /// The least score of a kept text.
     pub least: f32,
     /// How many texts were kept.
     pub kept: usize,
@@ -120,8 +118,6 @@ pub struct FileRun {
     missed: Vec<Arc<Text>>,
     /// Room for further missed texts.
     room: usize,
-    /// Texts that had a score.
-    came: usize,
 }
 
 impl FileRun {
@@ -140,7 +136,6 @@ impl FileRun {
             shown: Vec::new(),
             missed: Vec::new(),
             room: MISSED_OF_FILE,
-            came: 0,
         }
     }
 
@@ -160,58 +155,56 @@ impl FileRun {
         self.scorer.as_ref().map_or(1, |scorer| scorer.settings.keep)
     }
 
-    fn scored(&mut self, text: Text) -> Result<()> {
-        let (keep, step, score) = (self.keep(), text.step, text.score);
+    fn scored(&mut self, step: usize, answer: Option<usize>, text: &str, score: f32, objectives: &[f32]) -> Result<()> {
         self.within(step)?;
         ensure!(score.is_finite(), "a score is no number");
-        self.came += 1;
-        if text.objectives.is_some() {
-            // Which are kept depends on all of the step: see `fronts`.
-            self.pool.push(Arc::new(text));
+        let keep = self.keep();
+        let at = after(&self.pool, score);
+        let objectives = objectives.to_vec();
+        let new = |objectives| Arc::new(Text { text: text.to_owned(), score, objectives, step, answer, closest: None });
+        if !objectives.is_empty() {
+            // Which are kept is known when all of the step are there.
+            self.pool.push(new(objectives));
             return Ok(());
         }
-        let at = after(&self.pool, score);
         let out = if at >= keep {
             // An initial set may have a million texts; those that are not kept are let go.
-            (step > 0).then(|| Arc::new(text))
+            (step > 0).then(|| new(objectives))
         } else {
-            self.pool.insert(at, Arc::new(text));
+            self.pool.insert(at, new(objectives));
             if self.pool.len() > keep { self.pool.pop().filter(|text| text.step == step && step > 0) } else { None }
         };
-        out.into_iter().for_each(|out| self.miss(out));
+        if let Some(out) = out {
+            self.miss(out);
+        }
         Ok(())
     }
 
+    /// A new text is not kept.
     fn miss(&mut self, text: Arc<Text>) {
         let at = after(&self.missed, text.score);
         self.missed.insert(at, text);
         self.missed.truncate(MISSED);
     }
 
-    /// Of texts with objectives, those that are kept.
-    fn fronts(&mut self, step: usize) {
-        // In the order in which they came, as the loop has them.
-        let mut all = std::mem::take(&mut self.pool);
-        all.sort_by_key(|text| text.came);
-        let scores: Vec<f32> = all.iter().map(|text| text.score).collect();
-        let Some(objectives) = all.iter().map(|text| text.objectives.clone()).collect::<Option<Vec<_>>>() else {
-            // Some have none: by their scores alone.
-            self.pool = all;
-            self.pool.sort_by(|a, b| b.score.total_cmp(&a.score));
-            return self.pool.truncate(self.keep());
-        };
-        let top = top_of_fronts(self.keep(), &scores, &objectives);
-        self.pool = top.iter().map(|&i| Arc::clone(&all[i])).collect();
-        let kept: HashSet<usize> = top.into_iter().collect();
-        let left = all.into_iter().enumerate().filter(|(i, text)| !kept.contains(i) && text.step == step && step > 0);
-        left.for_each(|(_, text)| self.miss(text));
+    /// Of texts with objectives, those that are kept after a step.
+    fn sort_out(&mut self, step: usize) -> Result<()> {
+        let objectives: Vec<Vec<f32>> = self.pool.iter().map(|text| text.objectives.clone()).collect();
+        let Some(count) = objectives.iter().map(Vec::len).max().filter(|count| *count > 0) else { return Ok(()) };
+        ensure!(objectives.iter().all(|own| own.len() == count), "texts of {} have other objectives", self.file);
+        let scores: Vec<f32> = self.pool.iter().map(|text| text.score).collect();
+        let kept = mils_optim::best(self.keep(), &scores, &objectives);
+        let pool = std::mem::take(&mut self.pool);
+        let chosen: HashSet<usize> = kept.iter().copied().collect();
+        self.pool = kept.into_iter().map(|i| Arc::clone(&pool[i])).collect();
+        let out = pool.into_iter().enumerate().filter(|(i, text)| !chosen.contains(i) && text.step == step && step > 0);
+        out.for_each(|(_, text)| self.miss(text));
+        Ok(())
     }
 
     fn finish_step(&mut self, record: &StepRecord, seconds: StepSeconds) -> Result<()> {
         self.within(record.step)?;
-        if self.pool.iter().any(|text| text.objectives.is_some()) {
-            self.fronts(record.step);
-        }
+        self.sort_out(record.step)?;
         let best = self.pool.first().map(|text| &*text.text);
         ensure!(
             best == Some(&*record.best.text),
@@ -236,7 +229,7 @@ impl FileRun {
             record: record.clone(),
             seconds,
             rows: self.pool.iter().take(ROWS).cloned().collect(),
-            least: self.pool.last().map_or(0.0, |text| text.score),
+            least: self.pool.iter().map(|text| text.score).min_by(f32::total_cmp).unwrap_or(0.0),
             kept: self.pool.len(),
             missed,
             unused: std::mem::take(&mut self.unused),
@@ -311,13 +304,11 @@ impl Runs {
             Record::Scored { of, step, answer, text, score, objectives } => {
                 let run = run(&mut self.open, of)?;
                 if run.scorer.is_none() {
-                    let fits = |scorer: &&Arc<ScorerFacts>| Some(scorer.modality) == run.modality;
+                    let fits = |scorer: &&Arc<ScorerFacts>| scorer.modality == run.modality;
                     let scorer = self.scorers.iter().rev().find(fits).cloned();
                     run.scorer = Some(scorer.with_context(|| format!("no `scorer` that {} is for", run.file))?);
                 }
-                let (text, objectives) = (text.clone().into_owned(), objectives.as_ref().map(|own| own.to_vec()));
-                let (step, answer, came) = (*step, *answer, run.came);
-                run.scored(Text { text, score: *score, step, answer, came, objectives, closest: None })?;
+                run.scored(*step, *answer, text, *score, objectives)?;
             }
             Record::Unusable { of, step, text, reason } => {
                 let run = run(&mut self.open, of)?;
@@ -331,7 +322,7 @@ impl Runs {
             }
             Record::End { of, facts } => {
                 let run = run(&mut self.open, of)?;
-                run.modality = Some(facts.modality);
+                run.modality = facts.modality;
                 return Ok(self.end(of, Ending::Done(Box::new(facts.clone()))));
             }
             Record::Failed { of, error } => {

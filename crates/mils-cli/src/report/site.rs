@@ -121,7 +121,11 @@ impl Site {
                 (Some(parent.unwrap_or_else(|| Path::new(".")).to_owned()), None)
             }
         };
-        let mut exhibit = Exhibit::new(subject, folder.as_deref(), self.embedding)?;
+        // Texts of a task describe nothing that could be shown.
+        let mut exhibit = match run.facts.task {
+            Some(_) => Exhibit::default(),
+            None => Exhibit::new(subject, folder.as_deref(), self.embedding)?,
+        };
         let small = std::mem::replace(&mut exhibit.small, Small::None);
         let section = Section::new(run, exhibit);
         let alone = page.is_some();

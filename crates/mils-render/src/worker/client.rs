@@ -1,12 +1,12 @@
 //! The side of whoever asks: a process is started, asked, and started anew when it dies.
 
 use super::frame::{self, Message, VERSION, Wanted};
+use crate::process::Attended;
 use crate::{Abilities, Job, RenderError, Renderer, picture};
 use image::RgbImage;
-use std::collections::VecDeque;
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Command};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +14,6 @@ use std::time::{Duration, Instant};
 
 /// How often it is looked whether the waiting is to end.
 const GLANCE: Duration = Duration::from_millis(50);
-/// How long a process that has closed its output may take to be gone, so that it can be told how it ended.
-const LEAVE: Duration = Duration::from_secs(2);
-/// Bytes of what a process said last on standard error.
-const LAST: usize = 400;
 /// So many jobs in a row may end with the death of the process before others are not worth asking for.
 const DEATHS: usize = 3;
 
@@ -61,10 +57,9 @@ pub struct Worker {
 
 /// A process that is running. It ends with this.
 struct Process {
-    child: Child,
+    child: Attended,
     input: ChildStdin,
     output: Receiver<std::io::Result<(Message, Vec<u8>)>>,
-    said: Arc<Mutex<VecDeque<u8>>>,
     next: u64,
 }
 
@@ -161,17 +156,8 @@ fn error(options: &WorkerOptions, fault: Fault, fatal: bool) -> RenderError {
 
 impl Process {
     fn start(options: &WorkerOptions) -> Result<(Self, String, Abilities), Fault> {
-        let mut child = Command::new(&options.program)
-            .args(&options.arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| Fault::Dead(format!("it cannot be started: {e}")))?;
-        let (Some(input), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
-            return Err(Fault::Dead("it has no pipes".into()));
-        };
+        let started = Attended::start(Command::new(&options.program).args(&options.arguments));
+        let (child, input, stdout) = started.map_err(|e| Fault::Dead(format!("it cannot be started: {e}")))?;
         let (sender, output) = channel();
         std::thread::spawn(move || {
             let mut stdout = BufReader::new(stdout);
@@ -182,10 +168,7 @@ impl Process {
                 }
             }
         });
-        let said = Arc::new(Mutex::new(VecDeque::new()));
-        let last = Arc::clone(&said);
-        std::thread::spawn(move || listen(stderr, &last));
-        let mut process = Self { child, input, output, said, next: 0 };
+        let mut process = Self { child, input, output, next: 0 };
         match process.wait(options.start, &options.cancel)? {
             (Message::Ready { version: VERSION, name, abilities }, _) => Ok((process, name, abilities)),
             (Message::Ready { version, .. }, _) => {
@@ -201,8 +184,8 @@ impl Process {
         loop {
             match self.output.recv_timeout(GLANCE) {
                 Ok(Ok(frame)) => return Ok(frame),
-                Ok(Err(broken)) => return Err(Fault::Dead(self.how(Some(&broken.to_string())))),
-                Err(RecvTimeoutError::Disconnected) => return Err(Fault::Dead(self.how(None))),
+                Ok(Err(broken)) => return Err(Fault::Dead(self.child.how(Some(&broken.to_string())))),
+                Err(RecvTimeoutError::Disconnected) => return Err(Fault::Dead(self.child.how(None))),
                 Err(RecvTimeoutError::Timeout) if cancel.load(Ordering::SeqCst) => return Err(Fault::Cancelled),
                 Err(RecvTimeoutError::Timeout) if Instant::now() >= end => return Err(Fault::Slow),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -214,55 +197,12 @@ impl Process {
         self.next += 1;
         let wanted = Message::Render(Box::new(Wanted::of(self.next, job)));
         if frame::write(&mut self.input, &wanted, source).is_err() {
-            return Err(Fault::Dead(self.how(None)));
+            return Err(Fault::Dead(self.child.how(None)));
         }
         match self.wait(options.timeout, &options.cancel)? {
             (Message::Picture { id }, png) if id == self.next => Ok(png),
             (Message::Failed { id, problem }, _) if id == self.next => Err(Fault::Failed(problem)),
             _ => Err(Fault::Dead("it answers something else than it was asked".into())),
         }
-    }
-
-    /// How it ended, and what it said last.
-    fn how(&mut self, broken: Option<&str>) -> String {
-        let end = Instant::now() + LEAVE;
-        let mut status = self.child.try_wait();
-        while broken.is_none() && matches!(status, Ok(None)) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(10));
-            status = self.child.try_wait();
-        }
-        let mut how = match (broken, status) {
-            (Some(broken), _) => broken.to_owned(),
-            (None, Ok(Some(status))) => status.to_string(),
-            (None, _) => "it closed its output".to_owned(),
-        };
-        // What it said may still be on its way.
-        std::thread::sleep(Duration::from_millis(20));
-        let said: Vec<u8> = self.said.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
-        let said = String::from_utf8_lossy(&said);
-        let said = said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-        if !said.is_empty() {
-            how += &format!("; it said last: {}", mils_http::beginning(said));
-        }
-        how
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may be gone already; a child that is not waited for stays in the system's table.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Keeps the last of what is said.
-fn listen(mut from: impl Read, last: &Mutex<VecDeque<u8>>) {
-    let mut buffer = [0; 1024];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.extend(&buffer[..count]);
-        let surplus = last.len().saturating_sub(LAST);
-        last.drain(..surplus);
     }
 }

@@ -36,12 +36,12 @@ mod source;
 mod store;
 
 pub use amount::Amount;
-pub use drawing::{Drawing, DrawingWorker, GenerateFiles, WorkerFiles};
+pub use drawing::{Drawing, DrawingWorker, EditFiles, Editing, GenerateFiles, StyleBy, WorkerFiles};
 pub use error::PackError;
 pub use find::{all, known, search_path};
 pub use hub::{Model, ModelError, hub_cache};
 pub use modality::Modality;
-pub use pack::{GeneratorFiles, ModalityFiles, Pack, Task, read_toml};
+pub use pack::{GeneratorFiles, ModalityFiles, Pack, Task, read_texts, read_toml};
 pub use sets::{find_bank, known_banks, labels_folder};
 pub use settings::{LoopChanges, LoopSettings, PromptChanges, Prompts};
 pub use source::{Conversion, Origin, ScorerFiles, Source, SourceFile};

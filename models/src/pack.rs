@@ -1,6 +1,6 @@
 //! A pack: what its file says, and where what it names is.
 
-use crate::drawing::GenerateFiles;
+use crate::drawing::{EditFiles, GenerateFiles};
 use crate::settings::{PromptFile, within};
 use crate::source::{ScorerFiles, Source, SourceFile};
 use crate::store::Store;
@@ -105,6 +105,9 @@ pub struct Pack {
     /// What making pictures takes, beside what describing them does; see [`Pack::drawing`].
     #[serde(default)]
     pub generate: Option<GenerateFiles>,
+    /// What editing pictures takes; see [`Pack::editing`].
+    #[serde(default)]
+    pub edit: Option<EditFiles>,
     /// Settings.
     #[serde(default, rename = "loop")]
     pub settings: LoopSettings,
@@ -198,11 +201,14 @@ impl Pack {
     /// Prompts of a file are taken where the pack has none of its own.
     fn share_prompts(&mut self) -> Result<(), PackError> {
         let Some(path) = self.prompts.as_ref().map(|path| self.folder().join(path)) else { return Ok(()) };
-        let PromptFile { prompt, image, video, sound, generate, blend } = read_toml(&path, "no such file of prompts")?;
+        let PromptFile { prompt, image, video, sound, generate, blend, edit } =
+            read_toml(&path, "no such file of prompts")?;
         let own = std::mem::take(&mut self.prompt);
         let drawing = self.generate.get_or_insert_default();
         drawing.prompt = std::mem::take(&mut drawing.prompt).or(generate);
         drawing.blend = std::mem::take(&mut drawing.blend).or(blend);
+        let editing = self.edit.get_or_insert_default();
+        editing.prompt = std::mem::take(&mut editing.prompt).or(edit);
         for (files, shared) in [(&mut self.image, image), (&mut self.video, video), (&mut self.sound, sound)] {
             if let Some(files) = files {
                 files.prompt = std::mem::take(&mut files.prompt).or(shared);
@@ -499,7 +505,7 @@ impl Pack {
     }
 
     /// A set's file: the pack's own comes before one of that name.
-    fn initial(&self, path: &Path) -> PathBuf {
+    pub(crate) fn initial(&self, path: &Path) -> PathBuf {
         let own = self.under_root(path);
         let named = || find_bank(path.to_str()?).ok();
         if sets::is_name(path) && !own.is_file() { named().unwrap_or(own) } else { own }
@@ -560,18 +566,21 @@ impl Task {
     /// # Errors
     /// If the file cannot be read as UTF-8 or holds no text.
     pub fn initial_texts(&self) -> Result<Vec<String>, PackError> {
-        let path = &self.initial;
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| PackError::File { path: path.clone(), problem: e.to_string() })?;
-        // In the loop's normal form (single spaces), so that its texts are found in the embeddings of these.
-        let normal = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-        let texts: Vec<String> = text.lines().map(normal).filter(|l| !l.is_empty()).collect();
-        if texts.is_empty() {
-            let problem = "holds no texts; put one on each line".into();
-            return Err(PackError::File { path: path.clone(), problem });
-        }
-        Ok(texts)
+        read_texts(&self.initial)
     }
+}
+
+/// The texts of a set's file: one a line, blank lines left out.
+///
+/// # Errors
+/// If the file cannot be read as UTF-8 or holds no text.
+pub fn read_texts(path: &Path) -> Result<Vec<String>, PackError> {
+    let fail = |problem: String| PackError::File { path: path.to_owned(), problem };
+    let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
+    // In the loop's normal form (single spaces), so that its texts are found in the embeddings of these.
+    let normal = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let texts: Vec<String> = text.lines().map(normal).filter(|l| !l.is_empty()).collect();
+    if texts.is_empty() { Err(fail("holds no texts; put one on each line".into())) } else { Ok(texts) }
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ pub struct PromptChanges {
 }
 
 /// A file of prompts that packs share.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PromptFile {
     pub(crate) prompt: Prompts,
@@ -125,6 +125,8 @@ pub(crate) struct PromptFile {
     pub(crate) generate: PromptChanges,
     #[serde(default)]
     pub(crate) blend: PromptChanges,
+    #[serde(default)]
+    pub(crate) edit: PromptChanges,
 }
 
 impl PromptChanges {

@@ -10,7 +10,7 @@ use std::process::Command as Process;
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask demo                      set up, build, caption the samples, write a report
+  cargo xtask demo                      set up, build, caption the samples, draw, write reports
   cargo xtask test                      set up and run all tests
   cargo xtask test -p mils-optim        tests of one crate
   cargo xtask download-models small     download a model pack (see `mils models list`)
@@ -240,7 +240,7 @@ fn demo() -> Result<()> {
     let folder = root().join("target/mils-demo");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (report, trace) = (folder.join("report.html"), folder.join("trace.jsonl"));
-    let mut process = Process::new(program);
+    let mut process = Process::new(&program);
     process
         .current_dir(root())
         .args(["caption", "--pack", "models/packs/demo.toml", "--verbose", "--report"])
@@ -248,6 +248,28 @@ fn demo() -> Result<()> {
         .arg("--trace")
         .arg(&trace);
     run(process.args(&files))?;
-    eprintln!("\nthe report of this run: {}\nits trace: {}", report.display(), trace.display());
+    eprintln!("\nthe other way, from words to a picture:");
+    let drawn = |name: &str, arguments: &[&str]| -> Result<PathBuf> {
+        let output = folder.join(name);
+        let mut process = Process::new(&program);
+        // Anew each time: it is there to be watched.
+        process.current_dir(root()).args(arguments).args([
+            "--pack",
+            "models/packs/demo.toml",
+            "--overwrite",
+            "--verbose",
+        ]);
+        run(process.args(["--memo-size", "0", "-o"]).arg(&output))?;
+        Ok(output)
+    };
+    let wish = "in the snow, a small blue duck to the right of a big red car";
+    let generated = drawn("generate", &["generate", wish])?;
+    eprintln!("\na picture of two pictures:");
+    let [castles, clock] = ["3-castles.png", "4-clock.png"].map(|name| format!("models/demo/samples/{name}"));
+    let blended = drawn("blend", &["blend", &castles, &clock, "--target", "mean"])?;
+    eprintln!("\nthe report of the captions: {}\nits trace: {}", report.display(), trace.display());
+    for folder in [generated, blended] {
+        eprintln!("a picture, each step's, and the report: {}", folder.display());
+    }
     Ok(())
 }

@@ -7,6 +7,7 @@ use self::output::OutputArgs;
 use crate::backend::{BackendChoice, MathChoice};
 use crate::bank::BankCommand;
 use crate::blend::BlendArgs;
+use crate::edit::EditArgs;
 use crate::eval::EvalCommand;
 use crate::generate::GenerateArgs;
 use crate::media::ModalityChoice;
@@ -41,6 +42,8 @@ pub enum Command {
     Blend(Box<BlendArgs>),
     /// Search for the text that a scorer of your own finds best
     Optimize(Box<OptimizeArgs>),
+    /// Give a picture the style of another, by a search for the edit instruction
+    Edit(Box<EditArgs>),
     /// Embed texts, images, videos and sounds
     Embed(EmbedArgs),
     /// Score texts by how well they describe images, videos and sounds

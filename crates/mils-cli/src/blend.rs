@@ -4,21 +4,20 @@
 //! `mils generate`'s search draws and refines that. Of several prompts that the language model makes, the one is taken
 //! whose embedding lies nearest to the weighted sum of the inputs' (those that are taken away count against it).
 
-use crate::args::EncoderArgs;
-use crate::backend::{Opened, open_backend};
 use crate::choose;
 use crate::generate::args::{RendererArgs, SearchArgs};
+use crate::generate::judge::Target;
 use crate::generate::search::Search;
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
-use crate::media::{Input, ModalityChoice, Taken};
+use crate::media::{Input, ModalityChoice, Senses, Taken};
 use crate::output::replace;
 use crate::session::{Endpoint, Options, Session, decimal};
 use crate::show::Display;
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use mils_encoder::{AnyFiles, Embeddings};
-use mils_models::{Modality, Model, Pack};
+use clap::{Args, ValueEnum};
+use mils_encoder::{AnyEncoder, Embeddings};
+use mils_models::{Modality, Pack};
 use mils_optim::prompt::PromptTemplate;
 use mils_optim::{Event, Labelled, Request};
 use serde::{Deserialize, Serialize};
@@ -43,6 +42,9 @@ Examples:
                                               (the room without what the second picture shows)
   mils blend a.jpg b.jpg --weight 1 --weight 0.3 -o mostly-a/ --renderer http://localhost:8080/v1
   mils blend models/demo/samples/3-castles.png models/demo/samples/4-clock.png -o castle-clock/ --pack demo
+
+With --target mean pictures are compared with the inputs themselves and not with the prompt: their
+embeddings' weighted mean, by the encoder of pictures, which has pictures, videos and texts in one space.
 
 Weights are those of the FILEs and then of the --texts, in their order. The folder gets what that of
 `mils generate` gets, and inputs.json: each input's caption, and the prompt that was made of them.
@@ -71,6 +73,10 @@ pub struct BlendArgs {
     #[arg(long = "weight", value_name = "W", value_parser = weight, allow_negative_numbers = true)]
     pub weights: Vec<f32>,
 
+    /// What pictures are compared with
+    #[arg(long, value_enum, default_value_t = TargetChoice::Prompt)]
+    pub target: TargetChoice,
+
     /// The folder for the pictures and everything else
     #[arg(long, short, value_name = "DIR")]
     pub output: PathBuf,
@@ -82,6 +88,15 @@ pub struct BlendArgs {
     /// How the search goes.
     #[command(flatten)]
     pub search: SearchArgs,
+}
+
+/// What pictures are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TargetChoice {
+    /// The prompt that was made of the inputs
+    Prompt,
+    /// The weighted mean of the inputs' own embeddings; sounds, which encoders of pictures do not hear, count by their captions
+    Mean,
 }
 
 fn weight(text: &str) -> Result<f32, String> {
@@ -187,8 +202,8 @@ pub fn run(args: &BlendArgs) -> Result<ExitCode> {
     let place = args.output.join(INPUTS);
     let key = key(args, &ingredients, &pack);
     let known = std::fs::read(&place).ok().and_then(|bytes| serde_json::from_slice::<Inputs>(&bytes).ok());
-    let prompt = match known.filter(|known| known.key == key && !args.search.overwrite) {
-        Some(known) => known.prompt,
+    let (said, prompt) = match known.filter(|known| known.key == key && !args.search.overwrite) {
+        Some(known) => (known.inputs, known.prompt),
         None => {
             let display = Display::new(args.search.quiet, args.search.verbose);
             let made = merged(args, &ingredients, &pack, first, &display, &cancel);
@@ -197,12 +212,16 @@ pub fn run(args: &BlendArgs) -> Result<ExitCode> {
                 _ if cancel.load(Ordering::SeqCst) => return Ok(ExitCode::from(INTERRUPTED)),
                 made => made?,
             };
-            let text = serde_json::to_string_pretty(&Inputs { key, inputs, prompt: prompt.clone() })? + "\n";
+            let known = Inputs { key, inputs, prompt };
+            let text = serde_json::to_string_pretty(&known)? + "\n";
             replace(&place, [text]).with_context(|| format!("cannot write {}", place.display()))?;
-            prompt
+            (known.inputs, known.prompt)
         }
     };
-    Search::with_pack(&prompt, &args.output, &args.drawing, &args.search, pack, cancel)
+    let mean = |encoder: &mut AnyEncoder| mean(&ingredients, &said, encoder);
+    let target: Option<(&str, &Target<'_>)> =
+        (args.target == TargetChoice::Mean).then_some(("the mean of what was blended", &mean));
+    Search::with_pack(&prompt, target, &args.output, &args.drawing, &args.search, pack, cancel)
 }
 
 /// What makes other captions, or another prompt of them.
@@ -260,9 +279,8 @@ fn merged(
     }
     display.say("making one prompt of it");
     let prompts = prompts(&mut session, pack, &said, search.seed)?;
-    drop(session);
     ensure!(!cancel.load(Ordering::SeqCst), "cancelled");
-    let prompt = nearest(&prompts, &said, pack, &search.encoder)?;
+    let prompt = nearest(&prompts, &said, &mut session)?;
     if !search.quiet {
         display.line(&format!("= {prompt}"));
     }
@@ -291,7 +309,16 @@ fn caption(
 
 /// What the language model makes of the inputs.
 fn prompts(session: &mut Session, pack: &Pack, said: &[Said], seed: u64) -> Result<Vec<String>> {
-    let prompt = pack.drawing().blend;
+    let drawing = pack.drawing();
+    let prompt = drawing.blend;
+    // A language model that knows captions alone cannot merge them; what is to be left out it can leave out.
+    let mut joined = Vec::new();
+    if drawing.captions {
+        joined.push(join(said));
+        if !said.iter().any(|said| said.minus) {
+            return Ok(joined);
+        }
+    }
     let without: Vec<&str> = said.iter().filter(|said| said.minus).map(|said| said.caption.as_str()).collect();
     let template = PromptTemplate::new(&prompt.system, &prompt.user)
         .with_context(|| format!("pack `{}`, [blend]", pack.name))?
@@ -310,17 +337,21 @@ fn prompts(session: &mut Session, pack: &Pack, said: &[Said], seed: u64) -> Resu
         let words: String = words.join(" / ").chars().take(200).collect();
         bail!("the language model made no prompt of the inputs; it said: {words:?}");
     }
-    Ok(proposals.texts)
+    Ok(proposals.texts.into_iter().chain(joined).collect())
+}
+
+/// Captions one after the other, the heaviest first.
+fn join(said: &[Said]) -> String {
+    let mut plus: Vec<&Said> = said.iter().filter(|said| !said.minus).collect();
+    plus.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+    plus.iter().map(|said| said.caption.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// The prompt that lies nearest to the weighted sum of the inputs.
-fn nearest(prompts: &[String], said: &[Said], pack: &Pack, args: &EncoderArgs) -> Result<String> {
-    let folder = Model::find(pack.given(), Modality::Image)?.folder;
-    let files = AnyFiles::open_with(&folder, args.dtype.into())?;
-    let Opened { backend, .. } = open_backend(args.backend, args.math)?;
-    let mut encoder = files.load(&*backend)?;
+fn nearest(prompts: &[String], said: &[Said], session: &mut Session) -> Result<String> {
     let captions: Vec<String> = said.iter().map(|said| said.caption.clone()).collect();
-    let (captions, rows) = (encoder.embed_texts(&captions)?, encoder.embed_texts(prompts)?);
+    let captions = session.embed_texts(Modality::Image, &captions)?;
+    let rows = session.embed_texts(Modality::Image, prompts)?;
     let best =
         sums(said, &captions, &rows).into_iter().enumerate().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
     best.and_then(|(at, _)| prompts.get(at)).cloned().context("no prompt to take")
@@ -336,6 +367,27 @@ fn sums(said: &[Said], captions: &Embeddings, prompts: &Embeddings) -> Vec<f64> 
         }
     }
     sums
+}
+
+/// The weighted sum of the inputs' own embeddings, of length 1.
+fn mean(ingredients: &[Ingredient], said: &[Said], encoder: &mut AnyEncoder) -> Result<Embeddings> {
+    let senses = Senses::of(encoder);
+    let mut sum: Vec<f32> = Vec::new();
+    for (ingredient, said) in ingredients.iter().zip(said) {
+        let row = match &ingredient.file {
+            Some((path, taken)) if taken.modality != Modality::Sound => {
+                let name = || path.display().to_string();
+                Input::File(path.clone(), *taken).read(&senses).with_context(name)?.embed(encoder)?
+            }
+            _ => encoder.embed_texts(std::slice::from_ref(&said.caption))?,
+        };
+        let weight = if said.minus { -ingredient.weight } else { ingredient.weight };
+        sum.resize(row.dim(), 0.0);
+        sum.iter_mut().zip(row.row(0)).for_each(|(sum, value)| *sum += weight * value);
+    }
+    let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
+    ensure!(length > 1e-6, "the inputs cancel each other out; there is nothing to draw");
+    Ok(Embeddings::new(sum.len(), sum.into_iter().map(|value| value / length).collect())?)
 }
 
 #[cfg(test)]

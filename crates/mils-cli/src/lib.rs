@@ -26,6 +26,7 @@ pub mod blend;
 pub mod caption;
 pub mod choose;
 pub mod devices;
+pub mod edit;
 pub mod embed;
 pub mod eval;
 pub mod flight;

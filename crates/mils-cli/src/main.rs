@@ -24,6 +24,10 @@ fn main() -> ExitCode {
             checked("optimize", args.check());
             mils_cli::optimize::run(&args)
         }
+        Command::Edit(args) => {
+            checked("edit", args.check());
+            mils_cli::edit::run(&args)
+        }
         Command::Embed(args) => {
             checked("embed", args.check());
             mils_cli::embed::run(&args)

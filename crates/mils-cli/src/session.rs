@@ -5,7 +5,7 @@ use crate::flight::{self, Crew, Lane, Runway};
 use crate::media::Media;
 use crate::scorers::{Mode, Scorers, config};
 use anyhow::{Context, Result, bail};
-use mils_encoder::Precision;
+use mils_encoder::{Embeddings, Precision};
 use mils_llm::{
     AnyGenerator, DeviceKind, EndpointGenerator, EndpointOptions, LlamaGenerator, LlamaOptions, MOST_CALLS,
     MOST_PROMPTS, MOST_SEQUENCES, Meter, Placement,
@@ -287,6 +287,15 @@ impl Session {
         let generator = self.generators.first_mut().context("a session without a generator")?;
         generator.set_template(Arc::new(template));
         generator.propose(request).map_err(|error| anyhow::anyhow!("the language model failed: {error}"))
+    }
+
+    /// Embeds texts by the encoder of a modality; it is loaded if it is not there yet.
+    ///
+    /// # Errors
+    /// If the pack has nothing for it, or the encoder fails.
+    pub(crate) fn embed_texts(&mut self, modality: Modality, texts: &[String]) -> Result<Embeddings> {
+        let mode = self.mode(modality)?;
+        Ok(self.scorers.encoder(&mode).embed_texts(texts)?)
     }
 
     /// Captions files, [`Session::in_flight`] at a time: while one is scored, others are written for. See [`Runway`]

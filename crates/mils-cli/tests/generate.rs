@@ -49,18 +49,21 @@ fn the_demo_finds_a_wording_that_its_renderer_understands() {
     let prompt = found["prompt"].as_str().unwrap();
     assert_eq!(text(&read(dir.path(), "prompt.txt")), format!("{prompt}\n"));
     // The picture is the prompt's, as the renderer draws it.
+    let seed = found["seed"].as_u64().unwrap();
     let best = image::load_from_memory(&read(dir.path(), "best.png")).unwrap().into_rgb8();
-    assert_eq!(best, Demo.render(&Job { width: 144, height: 144, ..Job::new(prompt) }).unwrap());
+    assert_eq!(best, Demo.render(&Job { width: 144, height: 144, seed, ..Job::new(prompt) }).unwrap());
     assert!(dir.path().join("out/steps/00.png").exists() && !dir.path().join("out/result.jsonl.steps").exists());
-    // One tile a step, in a square.
-    let grid = image::load_from_memory(&read(dir.path(), "grid.png")).unwrap();
-    let steps = found["steps"].as_u64().unwrap() as u32 + 1;
-    let columns = (1..).find(|n| n * n >= steps).unwrap();
-    assert_eq!(grid.width(), columns * 148 - 4);
     let trace = text(&read(dir.path(), "trace.jsonl"));
     let records: Vec<Value> = trace.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of = |kind: &str| records.iter().filter(|r| r["type"] == kind).count();
-    assert_eq!((of("run"), of("end"), of("picture")), (1, 1, steps as usize));
+    // One picture a step, and one more where a last one was better than all of the search.
+    let steps = found["steps"].as_u64().unwrap() as usize + 1;
+    let pictures = steps + usize::from(found["score"] != found["prompt_score"]);
+    assert_eq!((of("run"), of("end"), of("picture")), (1, 1, pictures));
+    // As tiles in a square.
+    let grid = image::load_from_memory(&read(dir.path(), "grid.png")).unwrap();
+    let columns = (1..).find(|n| n * n >= pictures as u32).unwrap();
+    assert_eq!(grid.width(), columns * 148 - 4);
     assert_eq!(of("scored") as u64, found["counts"]["scored"].as_u64().unwrap());
     assert_eq!(records[0]["drawing"]["prompt"], WISH);
     for page in [text(&read(dir.path(), "report.html")), {
@@ -157,7 +160,7 @@ fn server(blank: fn(usize) -> bool, most: usize) -> (String, Arc<Mutex<Vec<Strin
 fn pictures_that_fail_are_left_out_and_the_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let (url, prompts) = server(|number| number > 0 && number % 3 == 0, usize::MAX);
-    let more = ["--renderer", url.as_str(), "--steps", "2", "--propose", "8", "--format", "json"];
+    let more = ["--renderer", url.as_str(), "--steps", "2", "--propose", "8", "--finals", "0", "--format", "json"];
     let output = generate(dir.path(), &more).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -258,6 +261,13 @@ fn a_picture_a_sound_and_a_text_become_one_picture() {
     assert!(things.contains("clock") || things.contains("castle"), "{things}");
     assert!(!things.contains("red car"), "{things}");
     assert!(said.contains(&format!("= {things}")) && said.contains("- a red car (text)"), "{said}");
+    // With the mean of the inputs for a target it is another search.
+    let mean = blend(&["--target", "mean", "--overwrite"]);
+    assert_eq!(mean.status.code(), Some(0), "{}", text(&mean.stderr));
+    let mean: Value = serde_json::from_slice(&mean.stdout).unwrap();
+    assert!(mean["wish"] == found["wish"] && mean["first_score"] != found["first_score"]);
+    assert!(text(&read(dir.path(), "report.html")).contains("cosine with the mean of what was blended"));
+    assert_eq!(blend(&["--overwrite"]).status.code(), Some(0));
     // Nothing is captioned again.
     let again = blend(&["--quiet"]);
     assert_eq!(serde_json::from_slice::<Value>(&again.stdout).unwrap()["prompt"], found["prompt"]);

@@ -5,7 +5,7 @@ use super::{Figure, progress_bar};
 use anyhow::{Context, Result};
 use mils_cli::args::{Dtype, EncoderArgs};
 use mils_cli::backend::{BackendChoice, MathChoice};
-use mils_cli::generate::painter::Painter;
+use mils_cli::generate::painter::{Painted, Painter};
 use mils_cli::session::Options;
 use mils_demo_world::worlds::{self, Pictures, World};
 use mils_demo_world::{Split, grammar};
@@ -82,8 +82,7 @@ pub fn run(setup: &DrawingSetup) -> Result<DrawingFigures> {
     for (i, scene) in worlds::scenes::<Pictures>(Split::HeldOut, setup.wishes, setup.seed).iter().enumerate() {
         let mut rng = ChaCha8Rng::seed_from_u64(setup.seed.wrapping_add(i as u64));
         let wish = grammar::caption(&scene.facts, &mut rng);
-        let outcome = painter.search(&wish, i as u64)?;
-        let drawn = outcome.counts.scored;
+        let Painted { outcome, score, prompt, pictures: drawn } = painter.search(&wish, i as u64)?;
         let first = outcome.steps.first().context("a search without a first picture")?.best.score;
         let unguided = painter.rewrites(&wish, drawn.saturating_sub(1), i as u64)?;
         // With the wish itself, as the search has it.
@@ -91,14 +90,13 @@ pub fn run(setup: &DrawingSetup) -> Result<DrawingFigures> {
         let random: Vec<String> = (0..REWRITES).map(|_| rewrite(&scene.facts, &mut rng)).collect();
         let seeds: Vec<u64> = (0..drawn.div_ceil(REWRITES) as u64).collect();
         let random = best(painter.scores(&wish, &random, &seeds)?);
-        search.push(f64::from(outcome.best.score));
+        search.push(f64::from(score));
         pictures.push(drawn as f64);
         for (scores, score) in rivals.iter_mut().zip([first, unguided, random]) {
             scores.push(f64::from(score));
         }
         if setup.show {
-            let (from, to) = (first, outcome.best.score);
-            bar.suspend(|| eprintln!("{from:.3} {to:.3} {unguided:.3} {random:.3} {wish} | {}", outcome.best.text));
+            bar.suspend(|| eprintln!("{first:.3} {score:.3} {unguided:.3} {random:.3} {wish} | {prompt}"));
         }
         bar.inc(1);
     }

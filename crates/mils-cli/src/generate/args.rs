@@ -28,7 +28,8 @@ Examples:
 Each step, the language model is shown the best prompts so far with their scores and writes new
 ones; each is drawn, and its pictures are compared with what was asked for, by the pack's encoder
 of pictures or by those of --scorer. With several seeds a prompt's score is the mean over its
-pictures, so that it suits the wish and not one seed alone.
+pictures, so that it suits the wish and not one seed alone. At the end the best few prompts are
+drawn with further seeds (--finals), and the best picture of all is taken.
 
 The folder gets best.png, prompt.txt (its prompt), steps/ (each step's best), grid.png (these in
 one), trace.jsonl and report.html. Killed at any moment, the same command goes on; pictures that
@@ -159,15 +160,20 @@ pub struct SearchArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub seeds: u32,
 
-    /// Most steps; 0 only draws the prompt as it is [default: the pack's, else 19]
+    /// Pictures of the best prompts that are drawn at the end, with other seeds, to choose the best from [default: the
+    /// pack's, else 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub finals: Option<u32>,
+
+    /// Most steps; 0 only draws what it begins with [default: the pack's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub steps: Option<u32>,
 
-    /// Prompts that go back to the language model in each step [default: the pack's, else 20]
+    /// Prompts that go back to the language model in each step [default: the pack's]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub keep: Option<u32>,
 
-    /// Prompts asked for in each step [default: the pack's, else 50]
+    /// Prompts asked for in each step [default: the pack's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub propose: Option<u32>,
 

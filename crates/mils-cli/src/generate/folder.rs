@@ -16,29 +16,48 @@ const TILE: u32 = 256;
 const GAP: u32 = 4;
 /// Most pictures of a grid.
 const MOST: usize = 100;
+/// The best picture.
+const BEST: &str = "best.png";
 
 /// The folder.
 pub(super) struct Folder {
     single: Single,
     /// Each step's best, as large as in the grid.
     tiles: Vec<RgbImage>,
-    /// The prompt of the last of them, and its picture's file.
-    last: Option<(String, PathBuf)>,
+    /// The prompt and seed of the last of them, and its picture's file.
+    last: Option<(String, u64, PathBuf)>,
+    /// Where the best picture is put too.
+    copy: Option<PathBuf>,
 }
 
 impl Folder {
-    /// Opens a folder, which is made if it is not there. `identity` is what makes another search.
+    /// Opens a folder, which is made if it is not there. `identity` is what makes another search. The best picture is put at
+    /// `copy` too.
     ///
     /// # Errors
     /// As [`Single::open`].
-    pub(super) fn open(path: &Path, wish: &str, identity: &Value, overwrite: bool) -> Result<Found<Self>> {
+    pub(super) fn open(
+        path: &Path,
+        wish: &str,
+        identity: &Value,
+        overwrite: bool,
+        copy: Option<&Path>,
+    ) -> Result<Found<Self>> {
         let single = match Single::open(path, wish, identity, overwrite)? {
             Found::Open(single) => single,
-            Found::Done(result) => return Ok(Found::Done(result)),
+            Found::Done(result) => {
+                if let Some(copy) = copy.filter(|copy| !copy.exists()) {
+                    let best = path.join(BEST);
+                    let png = fs::read(&best).with_context(|| format!("cannot read {}", best.display()))?;
+                    write(copy, &encoded(copy, png)?)?;
+                }
+                return Ok(Found::Done(result));
+            }
         };
         let steps = single.file("steps");
         fs::create_dir_all(&steps).with_context(|| format!("cannot write to {}", steps.display()))?;
-        let folder = Self { single: *single, tiles: Vec::new(), last: None };
+        let copy = copy.map(Path::to_owned);
+        let folder = Self { single: *single, tiles: Vec::new(), last: None, copy };
         if folder.begun().is_empty() {
             folder.clear()?;
         }
@@ -81,9 +100,9 @@ impl Folder {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(super) fn step(&mut self, step: usize, prompt: &str, picture: &RgbImage) -> Result<PathBuf> {
+    pub(super) fn step(&mut self, step: usize, prompt: &str, picture: &RgbImage, seed: u64) -> Result<PathBuf> {
         self.tiles.push(fitted(picture));
-        if let Some((_, file)) = self.last.as_ref().filter(|last| last.0 == prompt) {
+        if let Some((_, _, file)) = self.last.as_ref().filter(|last| last.0 == prompt && last.1 == seed) {
             let file = file.clone();
             write(&self.grid_file(), &to_png(&self.grid())?)?;
             return Ok(file);
@@ -91,10 +110,13 @@ impl Folder {
         let png = to_png(picture)?;
         let file = self.file("steps").join(format!("{step:02}.png"));
         write(&file, &png)?;
-        write(&self.file("best.png"), &png)?;
+        write(&self.file(BEST), &png)?;
+        if let Some(copy) = &self.copy {
+            write(copy, &encoded(copy, png)?)?;
+        }
         write(&self.file("prompt.txt"), format!("{prompt}\n").as_bytes())?;
         write(&self.grid_file(), &to_png(&self.grid())?)?;
-        self.last = Some((prompt.to_owned(), file.clone()));
+        self.last = Some((prompt.to_owned(), seed, file.clone()));
         Ok(file)
     }
 
@@ -131,6 +153,19 @@ impl Folder {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, [bytes]).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A PNG in the format that a file's name says.
+fn encoded(file: &Path, png: Vec<u8>) -> Result<Vec<u8>> {
+    let fail = || format!("cannot make {}", file.display());
+    let format = image::ImageFormat::from_path(file).with_context(fail)?;
+    if format == image::ImageFormat::Png {
+        return Ok(png);
+    }
+    let picture = image::load_from_memory_with_format(&png, image::ImageFormat::Png).with_context(fail)?;
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture.into_rgb8().write_to(&mut bytes, format).with_context(fail)?;
+    Ok(bytes.into_inner())
 }
 
 fn fitted(image: &RgbImage) -> RgbImage {

@@ -1,4 +1,4 @@
-//! What judges pictures: encoders that compare them with what was asked for.
+//! What judges pictures: encoders that compare them with what was asked for, and whatever else is a [`Critic`].
 
 use crate::args::EncoderArgs;
 use crate::backend::{Opened, open_backend};
@@ -8,14 +8,54 @@ use mils_media::RgbImage;
 use mils_models::{Modality, Model};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// What a picture is worth.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verdict {
+    /// The higher the better.
+    pub score: f32,
+    /// What is behind it, where that is several things that a picture may be good at; else empty. As many for all
+    /// pictures, the higher the better.
+    pub objectives: Vec<f32>,
+}
+
+/// Judges pictures.
+pub trait Critic {
+    /// What it is called.
+    fn name(&self) -> &str;
+
+    /// Where it runs.
+    fn backend(&self) -> &str;
+
+    /// One verdict a picture.
+    ///
+    /// # Errors
+    /// If a model fails.
+    fn verdicts(&mut self, pictures: &[RgbImage]) -> Result<Vec<Verdict>>;
+}
+
+impl Critic for Box<dyn Critic> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn backend(&self) -> &str {
+        (**self).backend()
+    }
+
+    fn verdicts(&mut self, pictures: &[RgbImage]) -> Result<Vec<Verdict>> {
+        (**self).verdicts(pictures)
+    }
+}
+
 /// Encoders of pictures, and what they make of the wish.
 pub struct Judge {
-    /// What they are called.
-    pub name: String,
-    /// Where they run.
-    pub backend: String,
+    name: String,
+    backend: String,
     judges: Vec<One>,
 }
+
+/// What an encoder makes of what pictures are compared with.
+pub type Target<'a> = dyn Fn(&mut AnyEncoder) -> Result<Embeddings> + 'a;
 
 struct One {
     encoder: AnyEncoder,
@@ -73,24 +113,39 @@ impl Judge {
     /// # Errors
     /// If an encoder fails.
     pub fn about(&mut self, wish: &str) -> Result<()> {
+        self.towards(&|encoder| Ok(encoder.embed_texts(&[wish.to_owned()])?))
+    }
+
+    /// Compares with what each encoder makes of something: one row.
+    ///
+    /// # Errors
+    /// If one fails.
+    pub fn towards(&mut self, target: &Target<'_>) -> Result<()> {
         for judge in &mut self.judges {
-            judge.wish = judge.encoder.embed_texts(&[wish.to_owned()])?;
+            judge.wish = target(&mut judge.encoder)?;
         }
         Ok(())
     }
+}
 
-    /// One score a picture: the cosine with the wish, or the weighted mean of several encoders' cosines.
-    ///
-    /// # Errors
-    /// If an encoder fails.
-    pub fn scores(&mut self, pictures: &[RgbImage]) -> Result<Vec<f32>> {
-        let mut scores = vec![0.0; pictures.len()];
+impl Critic for Judge {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn backend(&self) -> &str {
+        &self.backend
+    }
+
+    /// The cosine with the wish, or the weighted mean of several encoders' cosines.
+    fn verdicts(&mut self, pictures: &[RgbImage]) -> Result<Vec<Verdict>> {
+        let mut verdicts = vec![Verdict::default(); pictures.len()];
         for One { encoder, wish, share } in &mut self.judges {
             let rows = encoder.pictures()?.embed_images(pictures)?;
-            for (score, cosine) in scores.iter_mut().zip(wish.dots(0, &rows)) {
-                *score += *share * cosine;
+            for (verdict, cosine) in verdicts.iter_mut().zip(wish.dots(0, &rows)) {
+                verdict.score += *share * cosine;
             }
         }
-        Ok(scores)
+        Ok(verdicts)
     }
 }

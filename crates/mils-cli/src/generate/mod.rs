@@ -28,16 +28,21 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode> {
 
 /// The prompt that was given, on one line, as the loop has texts.
 fn wish(given: &str) -> Result<String> {
-    /// A longer one is no prompt.
-    const MOST: usize = 10_000;
     let text = match given.strip_prefix('@') {
         Some(path) => std::fs::read_to_string(Path::new(path)).with_context(|| format!("cannot read {path}"))?,
         None => given.to_owned(),
     };
-    let wish = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match wish.len() {
+    text_of(&text)
+}
+
+/// A text for a renderer on one line.
+pub(crate) fn text_of(given: &str) -> Result<String> {
+    /// A longer one is no prompt.
+    const MOST: usize = 10_000;
+    let text = given.split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.len() {
         0 => bail!("there is no prompt; say what the picture should show"),
-        1..=MOST => Ok(wish),
+        1..=MOST => Ok(text),
         length => bail!("the prompt has {length} bytes; at most {MOST} are taken"),
     }
 }

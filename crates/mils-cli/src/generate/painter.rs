@@ -25,6 +25,19 @@ pub struct Painter {
     prompts: Prompts,
     /// Settings of the loop.
     pub config: Config,
+    finals: usize,
+}
+
+/// How a search went.
+pub struct Painted {
+    /// The loop's end.
+    pub outcome: Outcome,
+    /// The score of the picture that is taken.
+    pub score: f32,
+    /// Its prompt.
+    pub prompt: String,
+    /// How many pictures were drawn.
+    pub pictures: usize,
 }
 
 impl Painter {
@@ -36,12 +49,12 @@ impl Painter {
         let drawing = pack.drawing();
         let cancel = Arc::<AtomicBool>::default();
         // Without a memo.
-        let easel = Arc::new(Easel::open(&RendererArgs::default(), &drawing, &cancel)?);
+        let easel = Arc::new(Easel::open(&RendererArgs::default(), &drawing, None, &cancel)?);
         let scorers = [(pack.given().to_owned(), 1.0)];
         let judge = Judge::open(&scorers, "", encoder, &|_| {}, &|_| {}, &cancel)?;
         let config = config(&drawing.settings, options);
         let writer = Writer::open(pack, options, encoder.backend, config.propose)?;
-        Ok(Self { writer, judge, easel, prompts: drawing.prompt, config })
+        Ok(Self { writer, judge, easel, prompts: drawing.prompt, config, finals: drawing.finals })
     }
 
     fn begin(&mut self, wish: &str) -> Result<Judge> {
@@ -52,7 +65,7 @@ impl Painter {
         Ok(judge)
     }
 
-    fn studio(&self, judge: Judge, seeds: &[u64]) -> Studio<'static> {
+    fn studio(&self, judge: Judge, seeds: &[u64]) -> Studio<'static, Judge> {
         Studio::new(Arc::clone(&self.easel), judge, seeds.into(), Arc::default(), &|_, _| {}, &|_| {})
     }
 
@@ -60,16 +73,21 @@ impl Painter {
     ///
     /// # Errors
     /// If a model or the renderer fails.
-    pub fn search(&mut self, wish: &str, seed: u64) -> Result<Outcome> {
+    pub fn search(&mut self, wish: &str, seed: u64) -> Result<Painted> {
         let judge = self.begin(wish)?;
         let studio = self.studio(judge, &[seed]);
         let config = Config { seed, ..self.config.clone() };
         let initial = InitialSet::new([wish.to_owned()]);
         let generator = &mut self.writer.generator;
         let go_on = &mut |_: &mils_optim::Event<'_>| ControlFlow::Continue(());
-        let outcome = Optimizer::new(config).run_from(&initial, generator, &mut StudioScorer(&studio), go_on);
-        self.judge = Some(studio.into_judge());
-        Ok(outcome?)
+        let outcome = Optimizer::new(config).run_from(&initial, generator, &mut StudioScorer(&studio), go_on)?;
+        let prompts: Vec<String> = outcome.pool.iter().map(|candidate| candidate.text.clone()).collect();
+        let last = studio.finals(&prompts, self.finals)?.filter(|last| last.1 > outcome.best.score);
+        let best = &outcome.best;
+        let (prompt, score) = last.map_or_else(|| (best.text.clone(), best.score), |last| (last.0, last.1));
+        let pictures = studio.counts().pictures;
+        self.judge = Some(studio.into_critic());
+        Ok(Painted { outcome, score, prompt, pictures })
     }
 
     /// So many different rewrites by the language model, which is shown the wish alone: what it writes without feedback.
@@ -103,7 +121,7 @@ impl Painter {
         let judge = self.begin(wish)?;
         let studio = self.studio(judge, seeds);
         let scores = studio.best_scores(prompts);
-        self.judge = Some(studio.into_judge());
+        self.judge = Some(studio.into_critic());
         scores
     }
 }

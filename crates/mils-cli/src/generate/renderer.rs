@@ -2,9 +2,14 @@
 
 use super::args::{RendererArgs, RendererKind};
 use anyhow::{Context, Result, anyhow, bail};
+use image::DynamicImage;
+use image::imageops::FilterType;
+use mils_media::RgbImage;
 use mils_models::{Drawing, DrawingWorker, home};
 use mils_render::worker::WorkerOptions;
-use mils_render::{Automatic, Comfy, Demo, Job, Memo, OpenAi, Renderer, ServerOptions, Worker, Workflow};
+use mils_render::{
+    Automatic, Comfy, Demo, Job, Memo, OpenAi, Renderer, SIDES, ServerOptions, Source, Worker, Workflow,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,6 +32,41 @@ pub struct Easel {
     pub negative: Option<String>,
     /// Pictures side by side.
     pub at_a_time: usize,
+    /// What is edited, in the size of the pictures.
+    pub original: Option<Original>,
+}
+
+/// A picture that is edited.
+#[derive(Clone, Debug)]
+pub struct Original {
+    /// The picture.
+    pub picture: RgbImage,
+    /// How far results may be from it, 0 to 1; `None` leaves it to the renderer.
+    pub strength: Option<f32>,
+}
+
+/// Sides of edited pictures are multiples of this, as diffusion models need it.
+const GRAIN: u32 = 8;
+
+impl Original {
+    /// The size for its edits: as many pixels as `usual` has, in its own proportions.
+    fn size(&self, usual: [u32; 2]) -> (u32, u32) {
+        let (width, height) = self.picture.dimensions();
+        let area = f64::from(usual[0]) * f64::from(usual[1]);
+        let scale = (area / (f64::from(width.max(1)) * f64::from(height.max(1)))).sqrt();
+        let side = |side: u32| {
+            let steps = (f64::from(side) * scale / f64::from(GRAIN)).round() as u32;
+            // A very long picture is cut.
+            (steps * GRAIN).clamp(GRAIN.max(*SIDES.start()), *SIDES.end())
+        };
+        (side(width), side(height))
+    }
+
+    /// In another size; what does not fit its proportions is cut off at both ends.
+    fn fitted(self, (width, height): (u32, u32)) -> Self {
+        let picture = DynamicImage::from(self.picture).resize_to_fill(width, height, FilterType::CatmullRom);
+        Self { picture: picture.into_rgb8(), ..self }
+    }
 }
 
 /// A renderer, with or without a memo.
@@ -56,11 +96,16 @@ impl Drawer {
 }
 
 impl Easel {
-    /// Opens what the arguments name, or the pack's.
+    /// Opens what the arguments name, or the pack's, to make pictures or to edit one.
     ///
     /// # Errors
     /// If none is named, it is not there, or it cannot do what is asked for.
-    pub fn open(args: &RendererArgs, drawing: &Drawing, cancel: &Arc<AtomicBool>) -> Result<Self> {
+    pub fn open(
+        args: &RendererArgs,
+        drawing: &Drawing,
+        original: Option<Original>,
+        cancel: &Arc<AtomicBool>,
+    ) -> Result<Self> {
         let kind = match (&args.renderer, drawing.renderer.as_deref()) {
             (Some(_), _) => args.kind().map_err(|problem| anyhow!(problem))?,
             (None, Some("demo")) => RendererKind::Demo,
@@ -74,8 +119,14 @@ impl Easel {
         let renderer = open(kind, args, drawing, cancel)?;
         let can = renderer.abilities();
         let [width, height] = drawing.size;
+        let usual = match &original {
+            Some(original) if can.size => original.size(drawing.size),
+            _ => (width, height),
+        };
+        let size = args.size.unwrap_or(usual);
         let easel = Self {
-            size: args.size.unwrap_or((width, height)),
+            size,
+            original: original.map(|original| original.fitted(size)),
             steps: args.render_steps,
             guidance: args.guidance,
             negative: args.negative.clone(),
@@ -94,6 +145,7 @@ impl Easel {
         let (width, height) = self.size;
         Job {
             negative: self.negative.as_deref(),
+            source: self.original.as_ref().map(|of| Source { image: &of.picture, strength: of.strength }),
             seed,
             width,
             height,
@@ -108,7 +160,8 @@ impl Easel {
         let steps = self.steps.map(|steps| format!("{steps} steps"));
         let guidance = self.guidance.map(|guidance| format!("guidance {guidance}"));
         let negative = self.negative.as_ref().map(|negative| format!("without: {negative}"));
-        [steps, guidance, negative].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        let strength = self.original.as_ref().and_then(|of| of.strength).map(|strength| format!("strength {strength}"));
+        [steps, guidance, strength, negative].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 }
 

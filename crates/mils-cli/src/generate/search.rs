@@ -1,9 +1,10 @@
-//! One search for a prompt: models and the renderer are opened, the loop runs, and what happens is written down.
+//! One search for a prompt or an instruction: models and the renderer are opened, the loop runs, and what happens is
+//! written down.
 
 use super::args::{RendererArgs, SearchArgs};
 use super::folder::Folder;
-use super::judge::Judge;
-use super::renderer::Easel;
+use super::judge::{Critic, Judge, Target};
+use super::renderer::{Easel, Original};
 use super::studio::{Studio, StudioScorer};
 use crate::args::Format;
 use crate::batch::StepDone;
@@ -17,28 +18,56 @@ use crate::scorers::config;
 use crate::session::{Endpoint, ModelNames, Options, Run, Sampling, StepSeconds, Writer, decimal};
 use crate::show::{Display, one_line, tell};
 use crate::single::Found;
-use crate::trace::{DrawingFacts, EndFacts, Of, Record, RunFacts, ScorerFacts, Trace};
+use crate::trace::{DrawingFacts, EditFacts, EndFacts, Of, Record, RunFacts, ScorerFacts, Trace};
 use anyhow::{Context, Result};
 use mils_llm::{AnyGenerator, Meter};
-use mils_models::{Drawing, Modality, Pack};
+use mils_models::{LoopSettings, Modality, Pack, Prompts};
 use mils_optim::prompt::PromptTemplate;
 use mils_optim::{Config, Event, InitialSet, StoppedBy};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+/// What a search is for.
+pub(crate) struct Plan<'a> {
+    /// What was asked for: it names the search in its folder and report.
+    pub(crate) wish: String,
+    /// What the language model is told of it.
+    pub(crate) about: String,
+    /// What the language model is asked.
+    pub(crate) prompts: Prompts,
+    /// Settings of the loop.
+    pub(crate) settings: LoopSettings,
+    /// What is drawn first.
+    pub(crate) initial: Vec<String>,
+    /// What is edited, if anything is.
+    pub(crate) original: Option<Original>,
+    /// Opens what judges the pictures.
+    pub(crate) critic: &'a Opening<'a>,
+    /// What makes another search, beside what all searches have.
+    pub(crate) key: Value,
+    /// What there is to tell of it, beside that.
+    pub(crate) facts: EditFacts,
+    /// Where the best picture is put too.
+    pub(crate) copy: Option<PathBuf>,
+}
+
+/// Says what is being done, and what there is to know of a model; opens what judges, of pictures as they are drawn, or
+/// `None` if that was interrupted.
+pub(crate) type Opening<'a> =
+    dyn Fn(&Easel, &dyn Fn(&str), &dyn Fn(&str), &AtomicBool) -> Result<Option<Box<dyn Critic>>> + 'a;
+
 /// What a search has.
 pub(crate) struct Search<'a> {
-    wish: &'a str,
+    plan: &'a Plan<'a>,
     args: &'a SearchArgs,
     pack: Pack,
-    drawing: Drawing,
     easel: Arc<Easel>,
     cancel: Arc<AtomicBool>,
     display: Display,
@@ -46,12 +75,29 @@ pub(crate) struct Search<'a> {
     folder: RefCell<Box<Folder>>,
     /// Something failed that did not stop the rest.
     failed: Cell<bool>,
+    /// Pictures that are drawn at the end.
+    finals: usize,
+}
+
+/// How a search has ended.
+struct End {
+    run: Run,
+    best: Best,
+    /// Pictures that were drawn, were there, and failed.
+    pictures: (usize, usize, usize),
+}
+
+/// The picture that is taken.
+struct Best {
+    prompt: String,
+    score: f32,
+    seed: u64,
 }
 
 /// The models.
 struct Models {
     writer: Writer,
-    judge: Judge,
+    critic: Box<dyn Critic>,
     config: Config,
     facts: RunFacts,
     load: f64,
@@ -62,32 +108,72 @@ impl<'a> Search<'a> {
     ///
     /// # Errors
     /// If a model or the renderer fails, or the folder cannot be written.
-    pub(crate) fn run(wish: &'a str, output: &Path, drawing: &RendererArgs, args: &'a SearchArgs) -> Result<ExitCode> {
+    pub(crate) fn run(wish: &str, output: &Path, renderer: &RendererArgs, args: &SearchArgs) -> Result<ExitCode> {
         let choice = choose::named(args.pack.as_deref(), || Modality::Image)?;
         let cancel = on_ctrl_c()?;
         let Some(pack) = choice.with_models(args.quiet, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
-        Self::with_pack(wish, output, drawing, args, pack, cancel)
+        Self::with_pack(wish, None, output, renderer, args, pack, cancel)
     }
 
-    /// As [`Search::run`], with a pack that is there.
+    /// As [`Search::run`], with a pack that is there. Pictures are compared with `target`, if there is one: its name, and
+    /// what encoders make of it; else with the wish.
     pub(crate) fn with_pack(
-        wish: &'a str,
+        wish: &str,
+        target: Option<(&str, &Target<'_>)>,
+        output: &Path,
+        renderer: &RendererArgs,
+        args: &SearchArgs,
+        pack: Pack,
+        cancel: Arc<AtomicBool>,
+    ) -> Result<ExitCode> {
+        let drawing = pack.drawing();
+        let own = [(pack.given().to_owned(), 1.0)];
+        let scorers = if args.scorers.is_empty() { &own[..] } else { &args.scorers };
+        let critic = |_: &Easel, say: &dyn Fn(&str), note: &dyn Fn(&str), cancel: &AtomicBool| {
+            let Some(mut judge) = Judge::open(scorers, wish, &args.encoder, say, note, cancel)? else {
+                return Ok(None);
+            };
+            if let Some((_, target)) = target {
+                judge.towards(target)?;
+            }
+            Ok(Some(Box::new(judge) as Box<dyn Critic>))
+        };
+        let plan = Plan {
+            wish: wish.to_owned(),
+            about: wish.to_owned(),
+            prompts: drawing.prompt,
+            settings: drawing.settings,
+            initial: vec![wish.to_owned()],
+            original: None,
+            critic: &critic,
+            key: json!(target.map(|(name, _)| name)),
+            facts: EditFacts { measure: target.map(|(name, _)| format!("cosine with {name}")), ..EditFacts::default() },
+            copy: None,
+        };
+        Search::go(&plan, output, renderer, args, pack, cancel)
+    }
+
+    /// Runs a search.
+    ///
+    /// # Errors
+    /// If a model or the renderer fails, or the folder cannot be written.
+    pub(crate) fn go(
+        plan: &'a Plan<'a>,
         output: &Path,
         renderer: &RendererArgs,
         args: &'a SearchArgs,
         pack: Pack,
         cancel: Arc<AtomicBool>,
     ) -> Result<ExitCode> {
-        let drawing = pack.drawing();
         let display = Display::new(args.quiet, args.verbose);
         display.say("asking for the renderer");
         // Before the models: it is the likelier not to be there.
-        let easel = match Easel::open(renderer, &drawing, &cancel) {
+        let easel = match Easel::open(renderer, &pack.drawing(), plan.original.clone(), &cancel) {
             Err(_) if cancel.load(Ordering::SeqCst) => return Ok(ExitCode::from(INTERRUPTED)),
             easel => Arc::new(easel?),
         };
-        let identity = identity(wish, args, &pack, &easel);
-        let folder = match Folder::open(output, wish, &identity, args.overwrite)? {
+        let identity = identity(plan, args, &pack, &easel);
+        let folder = match Folder::open(output, &plan.wish, &identity, args.overwrite, plan.copy.as_deref())? {
             Found::Open(folder) => RefCell::new(folder),
             Found::Done(result) => {
                 display.finish();
@@ -97,9 +183,10 @@ impl<'a> Search<'a> {
                 return print(args, &result).map(|()| ExitCode::SUCCESS);
             }
         };
+        let finals = args.finals.map_or_else(|| pack.drawing().finals, |n| n as usize);
         let (log, failed) = (RefCell::default(), Cell::new(false));
-        let mut search = Self { wish, args, pack, drawing, easel, cancel, display, log, folder, failed };
-        let result = search.go();
+        let mut search = Self { plan, args, pack, easel, cancel, display, log, folder, failed, finals };
+        let result = search.all();
         search.display.finish();
         let Self { folder, .. } = search;
         match result {
@@ -114,7 +201,7 @@ impl<'a> Search<'a> {
     }
 
     /// The exit code, and the result if the search is done.
-    fn go(&mut self) -> Result<(ExitCode, Option<Value>)> {
+    fn all(&mut self) -> Result<(ExitCode, Option<Value>)> {
         let interrupted = (ExitCode::from(INTERRUPTED), None);
         let models = match self.open() {
             Err(_) if self.cancelled() => return Ok(interrupted),
@@ -122,10 +209,10 @@ impl<'a> Search<'a> {
         };
         let Some(models) = models else { return Ok(interrupted) };
         self.begin(&models)?;
-        let (scorer, names) = (models.judge.name.clone(), models.facts.names.clone());
+        let (scorer, names) = (models.critic.name().to_owned(), models.facts.names.clone());
         let (temperature, sampling) = (models.facts.temperature, models.facts.sampling);
         let config = models.config.clone();
-        let (run, counts) = match self.search(models) {
+        let End { run, best, pictures } = match self.search(models) {
             Err(_) if self.cancelled() => return Ok(interrupted),
             Err(error) => {
                 self.log(|log| log.record(&Record::Failed { of: self.of(), error: one_line(&error).into() }));
@@ -155,14 +242,17 @@ impl<'a> Search<'a> {
         let reported = self.report();
         let first = outcome.steps.first().map(|step| step.best.score);
         let file = |name: &str| self.folder.borrow().file(name).display().to_string();
-        let done = outcome.stopped_by != StoppedBy::Interrupted;
+        let done = outcome.stopped_by != StoppedBy::Interrupted && !self.cancelled();
         let value = json!({
-            "file": self.wish,
-            "wish": self.wish,
-            "prompt": outcome.best.text,
+            "file": self.plan.wish,
+            "wish": self.plan.wish,
+            "prompt": best.prompt,
             // As results of captions have it.
-            "caption": outcome.best.text,
-            "score": outcome.best.score,
+            "caption": best.prompt,
+            "score": best.score,
+            "seed": best.seed,
+            // Of a prompt it is the mean over its pictures.
+            "prompt_score": outcome.best.score,
             "first_score": first,
             "steps": outcome.steps.len().saturating_sub(1),
             "stopped_by": outcome.stopped_by,
@@ -170,7 +260,7 @@ impl<'a> Search<'a> {
             "picture": file("best.png"), "grid": file("grid.png"), "trace": file("trace.jsonl"),
             "report": file("report.html"),
             "renderer": self.easel.renderer.get().identity(),
-            "pictures": {"drawn": counts.0, "kept_before": counts.1, "failed": counts.2},
+            "pictures": {"drawn": pictures.0, "kept_before": pictures.1, "failed": pictures.2},
             "counts": {"scored": outcome.counts.scored, "unusable": outcome.counts.unusable},
             "seconds": run.seconds,
             "models": {"pack": names.pack, "scorer": scorer, "generator": names.generator, "backend": names.backend},
@@ -181,13 +271,13 @@ impl<'a> Search<'a> {
         self.display.finish();
         if !self.args.quiet {
             let gain = first.map(|first| format!(" (began at {first:.4})")).unwrap_or_default();
-            let failed = if counts.2 > 0 { format!(", {} failed", counts.2) } else { String::new() };
+            let failed = if pictures.2 > 0 { format!(", {} failed", pictures.2) } else { String::new() };
             tell(&format!(
                 "{}: {:.4}{gain}; {} pictures drawn, {} were there{failed}, in {:.1} s{}",
                 file("best.png"),
-                outcome.best.score,
-                counts.0,
-                counts.1,
+                best.score,
+                pictures.0,
+                pictures.1,
                 run.seconds.total,
                 if done { "" } else { "; interrupted, the same command goes on" },
             ));
@@ -215,19 +305,17 @@ impl<'a> Search<'a> {
             cancel: Arc::clone(&self.cancel),
             ..Options::default()
         };
-        let own = [(self.pack.given().to_owned(), 1.0)];
-        let scorers = if args.scorers.is_empty() { &own[..] } else { &args.scorers };
         let (say, note) = (|what: &str| self.display.say(what), |what: &str| self.note(what));
-        let judge = Judge::open(scorers, self.wish, &args.encoder, &say, &note, &self.cancel)?;
-        let Some(judge) = judge else { return Ok(None) };
-        let config = config(&self.drawing.settings, &options);
+        let Some(critic) = (self.plan.critic)(&self.easel, &say, &note, &self.cancel)? else { return Ok(None) };
+        let config = config(&self.plan.settings, &options);
         let asked =
             if options.endpoint.is_some() { "asking for the language model" } else { "loading the language model" };
         self.display.say(asked);
         let mut writer = Writer::open(&self.pack, &options, args.encoder.backend, config.propose)?;
-        let prompt = &self.drawing.prompt;
+        let prompt = &self.plan.prompts;
         let template = PromptTemplate::new(&prompt.system, &prompt.user);
-        let template = template.with_context(|| format!("pack `{}`, [generate]", self.pack.name))?.about(self.wish);
+        let template = template.with_context(|| format!("the prompts of pack `{}`", self.pack.name))?;
+        let template = template.about(&self.plan.about);
         writer.generator.set_template(Arc::new(template));
         let (width, height) = self.easel.size;
         let facts = RunFacts {
@@ -235,7 +323,7 @@ impl<'a> Search<'a> {
             names: ModelNames {
                 pack: self.pack.name.clone(),
                 generator: writer.name.clone(),
-                backend: judge.backend.clone(),
+                backend: critic.backend().to_owned(),
                 generator_on: writer.on.clone(),
             },
             temperature: decimal(options.temperature.unwrap_or(self.pack.settings.temperature)),
@@ -248,15 +336,16 @@ impl<'a> Search<'a> {
             in_flight: 1,
             folder: RunFacts::here(),
             drawing: Some(DrawingFacts {
-                prompt: self.wish.to_owned(),
+                prompt: self.plan.wish.clone(),
                 renderer: self.easel.renderer.get().identity(),
                 size: (width, height),
                 seeds: self.seeds().to_vec(),
                 settings: self.easel.settings(),
+                edit: self.plan.facts.clone(),
             }),
             task: None,
         };
-        Ok(Some(Models { writer, judge, config, facts, load: begin.elapsed().as_secs_f64() }))
+        Ok(Some(Models { writer, critic, config, facts, load: begin.elapsed().as_secs_f64() }))
     }
 
     fn seeds(&self) -> Arc<[u64]> {
@@ -267,12 +356,12 @@ impl<'a> Search<'a> {
     fn begin(&mut self, models: &Models) -> Result<()> {
         let trace = self.folder.borrow().file("trace.jsonl");
         self.log = RefCell::new(Log::new(Some(Trace::open(&trace)?), true));
-        let (modality, scorer) = (Some(Modality::Image), models.judge.name.clone());
-        let settings = models.config.clone();
+        let (modality, scorer) = (Some(Modality::Image), models.critic.name().to_owned());
+        let (initial_texts, settings) = (self.plan.initial.len(), models.config.clone());
         self.log(|log| log.record(&Record::Run(models.facts.clone())));
-        self.log(|log| log.record(&Record::Scorer(ScorerFacts { modality, scorer, initial_texts: 1, settings })));
+        self.log(|log| log.record(&Record::Scorer(ScorerFacts { modality, scorer, initial_texts, settings })));
         self.log(|log| log.record(&Record::File { of: self.of(), modality }));
-        self.display.begin(0, self.wish);
+        self.display.begin(0, &self.plan.wish);
         let begun = self.folder.borrow().begun().len();
         if begun > 0 {
             self.note(&format!("going on after step {begun}"));
@@ -280,9 +369,9 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// Runs the loop. Gives with it how many pictures were drawn, were there, and failed.
-    fn search(&self, models: Models) -> Result<(Run, (usize, usize, usize))> {
-        let Models { mut writer, judge, config, load, .. } = models;
+    /// Runs the loop, and chooses among pictures of its best prompts.
+    fn search(&self, models: Models) -> Result<End> {
+        let Models { mut writer, critic, config, load, .. } = models;
         let (meter, steps, now) = (Meter::new(), config.steps, Cell::new(0));
         let progress = |done: usize, all: usize| {
             self.display.status(0, &format!("step {}/{steps} · {done} of {all} pictures", now.get()));
@@ -290,7 +379,7 @@ impl<'a> Search<'a> {
         // A picture that fails is left out; the result is one all the same.
         let complain = |what: &str| self.display.line(&format!("mils: {what}"));
         let cancel = Arc::clone(&self.cancel);
-        let studio = Studio::new(Arc::clone(&self.easel), judge, self.seeds(), cancel, &progress, &complain);
+        let studio = Studio::new(Arc::clone(&self.easel), critic, self.seeds(), cancel, &progress, &complain);
         let lane = Lane { load_seconds: load, meter: &meter, stop: Some(&*self.cancel) };
         let problem = RefCell::new(None);
         let mut observer = |event: &Event<'_>, seconds: StepSeconds| {
@@ -321,21 +410,44 @@ impl<'a> Search<'a> {
                 kept.unwrap_or_else(|error| self.complain(&format!("{}; going on without", one_line(&error))));
             }
         };
-        let initial = InitialSet::new([self.wish.to_owned()]);
+        let (first, begin) = (&self.plan.initial, lane.begin());
+        // Of several, some may have no picture; without one of the only one there is nothing to search from.
+        let initial = InitialSet::new(if first.len() > 1 { studio.prepare(first)? } else { first.clone() });
         let generator: &mut AnyGenerator = &mut writer.generator;
         let writing = Writing { generator, between: None, keep: Some((begun, &keep)) };
-        let run = lane.search(&config, &initial, lane.begin(), writing, &mut StudioScorer(&studio), &mut observer)?;
+        let run = lane.search(&config, &initial, begin, writing, &mut StudioScorer(&studio), &mut observer)?;
         if let Some(error) = problem.into_inner() {
             return Err(error);
         }
+        let best = self.finals(&studio, &run)?;
         let (counts, hits) = (studio.counts(), self.easel.renderer.hits());
-        Ok((run, (counts.pictures.saturating_sub(hits), hits, counts.failed)))
+        let pictures = (counts.pictures.saturating_sub(hits), hits, counts.failed);
+        Ok(End { run, best, pictures })
+    }
+
+    /// Draws the best prompts with further seeds, and puts the best picture of all into the folder.
+    fn finals(&self, studio: &Studio<'_, Box<dyn Critic>>, run: &Run) -> Result<Best> {
+        let outcome = &run.outcome;
+        let (prompt, shot) = (outcome.best.text.clone(), studio.picture(&outcome.best.text)?);
+        let best = Best { prompt, score: studio.score_of(&shot)?, seed: shot.seed };
+        if self.cancelled() || outcome.stopped_by == StoppedBy::Interrupted || self.finals == 0 {
+            return Ok(best);
+        }
+        self.display.status(0, &format!("the last {} pictures", self.finals));
+        let prompts: Vec<String> = outcome.pool.iter().map(|candidate| candidate.text.clone()).collect();
+        let last = studio.finals(&prompts, self.finals)?.filter(|last| last.1 > best.score && !self.cancelled());
+        let Some((prompt, score, shot)) = last else { return Ok(best) };
+        let step = outcome.steps.len();
+        let file = self.folder.borrow_mut().step(step, &prompt, &shot.picture, shot.seed)?;
+        let (picture, text) = (file.display().to_string().into(), prompt.as_str().into());
+        self.log(|log| log.record(&Record::Picture { of: self.of(), step, text, score, picture }));
+        Ok(Best { prompt, score, seed: shot.seed })
     }
 
     /// A step is done: its best picture goes into the folder.
-    fn step(&self, studio: &Studio<'_>, step: usize, prompt: &str, score: f32) -> Result<()> {
+    fn step(&self, studio: &Studio<'_, Box<dyn Critic>>, step: usize, prompt: &str, score: f32) -> Result<()> {
         let shot = studio.picture(prompt)?;
-        let file = self.folder.borrow_mut().step(step, prompt, &shot.picture)?;
+        let file = self.folder.borrow_mut().step(step, prompt, &shot.picture, shot.seed)?;
         let picture = file.display().to_string().into();
         self.log(|log| log.record(&Record::Picture { of: self.of(), step, text: prompt.into(), score, picture }));
         Ok(())
@@ -384,13 +496,13 @@ impl<'a> Search<'a> {
 }
 
 /// What makes another search.
-fn identity(wish: &str, args: &SearchArgs, pack: &Pack, easel: &Easel) -> Value {
+fn identity(plan: &Plan<'_>, args: &SearchArgs, pack: &Pack, easel: &Easel) -> Value {
     let scorers: Vec<Value> = args.scorers.iter().map(|(name, weight)| json!([name, decimal(*weight)])).collect();
     json!({
-        "wish": wish, "pack": pack.name, "scorers": scorers, "renderer": easel.renderer.get().identity(),
+        "wish": plan.wish, "of": plan.key, "pack": pack.name, "scorers": scorers, "renderer": easel.renderer.get().identity(),
         "size": easel.size, "render": easel.settings(), "generator": args.generator,
         "generator_model": args.generator_model, "steps": args.steps, "keep": args.keep, "propose": args.propose,
-        "temperature": args.temperature.map(decimal), "seed": args.seed, "seeds": args.seeds,
+        "temperature": args.temperature.map(decimal), "seed": args.seed, "seeds": args.seeds, "finals": args.finals,
     })
 }
 

@@ -1,8 +1,8 @@
 //! Draws prompts and has them judged: the scorer of the loop.
 
-use super::judge::Judge;
+use super::judge::{Critic, Verdict};
 use super::renderer::Easel;
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use mils_media::RgbImage;
 use mils_optim::{BoxError, Scorer, UnusableReason};
 use mils_render::RenderError;
@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// Pictures judged together.
 const BATCH: usize = 16;
+/// The best prompts that are drawn once more, with other seeds.
+const FINALISTS: usize = 4;
 /// How often it is looked whether the drawing is to end.
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -28,9 +30,9 @@ pub struct Counts {
 }
 
 /// What draws and judges.
-pub struct Studio<'a> {
+pub struct Studio<'a, C> {
     easel: Arc<Easel>,
-    judge: RefCell<Judge>,
+    critic: RefCell<C>,
     seeds: Arc<[u64]>,
     cancel: Arc<AtomicBool>,
     /// Is told how many pictures of how many are there.
@@ -38,8 +40,10 @@ pub struct Studio<'a> {
     /// Is told what failed.
     complain: &'a dyn Fn(&str),
     counts: Cell<Counts>,
-    /// The best prompt of those that were drawn, with its best picture and that one's seed and score.
+    /// The best prompt of those that were drawn, with its score and its best picture.
     best: RefCell<Option<(String, f32, Shot)>>,
+    /// What is known of prompts that were drawn.
+    known: RefCell<HashMap<String, Verdict>>,
 }
 
 /// A picture's number, and the picture or why there is none.
@@ -63,34 +67,50 @@ pub struct Shot {
     pub seed: u64,
 }
 
-/// What is known of a prompt: by seed the score, and its best picture.
+/// What is known of a prompt: by seed the verdict, and its best picture.
 #[derive(Default)]
 struct Judged {
-    scores: BTreeMap<usize, f32>,
-    best: Option<(f32, Shot)>,
+    verdicts: BTreeMap<usize, Verdict>,
+    /// The score of its best picture.
+    top: Option<f32>,
+    /// That picture, while it is wanted.
+    shot: Option<Shot>,
+    /// Pictures that neither came nor failed.
+    left: usize,
     problem: Option<String>,
 }
 
 impl Judged {
+    /// Whether every picture came or failed, and one came: a mean over some of the seeds alone would be another's.
+    fn whole(&self) -> bool {
+        self.left == 0 && !self.verdicts.is_empty()
+    }
+
     /// The mean over the pictures that there are.
-    fn score(&self) -> Option<f32> {
-        let sum: f32 = self.scores.values().sum();
-        (!self.scores.is_empty()).then(|| sum / self.scores.len() as f32)
+    fn verdict(&self) -> Option<Verdict> {
+        let count = self.verdicts.len() as f32;
+        let objectives = self.verdicts.values().next()?.objectives.len();
+        let mean = |of: &dyn Fn(&Verdict) -> f32| self.verdicts.values().map(of).sum::<f32>() / count;
+        Some(Verdict {
+            score: mean(&|verdict| verdict.score),
+            objectives: (0..objectives).map(|i| mean(&|verdict| verdict.objectives[i])).collect(),
+        })
     }
 }
 
-impl<'a> Studio<'a> {
+impl<'a, C: Critic> Studio<'a, C> {
     /// One that draws with so many seeds from the first.
     pub fn new(
         easel: Arc<Easel>,
-        judge: Judge,
+        critic: C,
         seeds: Arc<[u64]>,
         cancel: Arc<AtomicBool>,
         progress: &'a dyn Fn(usize, usize),
         complain: &'a dyn Fn(&str),
     ) -> Self {
-        let (judge, counts, best) = (RefCell::new(judge), Cell::default(), RefCell::default());
-        Self { easel, judge, seeds, cancel, progress, complain, counts, best }
+        let (critic, counts) = (RefCell::new(critic), Cell::default());
+        let (best, known) = (RefCell::default(), RefCell::default());
+        Self { easel, critic, seeds, cancel, progress, complain, counts, best, known }
     }
 
     /// What was drawn so far.
@@ -108,8 +128,8 @@ impl<'a> Studio<'a> {
         if let Some(shot) = kept {
             return Ok(shot);
         }
-        let mut judged = self.draw(&[prompt.to_owned()])?;
-        let best = judged.pop().and_then(|judged| Some((judged.score()?, judged.best?.1)));
+        let mut judged = self.draw(&[prompt.to_owned()], &self.seeds, true)?;
+        let best = judged.pop().and_then(|judged| Some((judged.verdict()?.score, judged.shot?)));
         let (score, shot) = best.ok_or_else(|| anyhow::anyhow!("the picture of {prompt:?} cannot be drawn again"))?;
         *self.best.borrow_mut() = Some((prompt.to_owned(), score, shot.clone()));
         Ok(shot)
@@ -122,22 +142,64 @@ impl<'a> Studio<'a> {
     pub fn best_scores(&self, prompts: &[String]) -> Result<Vec<f32>> {
         let score = |judged: Judged| {
             let problem = judged.problem.unwrap_or_default();
-            judged.best.map(|best| best.0).ok_or_else(|| anyhow::anyhow!("a prompt has no picture: {problem}"))
+            judged.top.ok_or_else(|| anyhow::anyhow!("a prompt has no picture: {problem}"))
         };
-        self.draw(prompts)?.into_iter().map(score).collect()
+        self.draw(prompts, &self.seeds, false)?.into_iter().map(score).collect()
+    }
+
+    /// Draws the best prompts, best first, with further seeds, about `count` pictures in all, and gives the best of these
+    /// pictures with its prompt and score; `None` if there is none. The best wording is not yet the best picture.
+    ///
+    /// # Errors
+    /// If a model or the renderer fails for good.
+    pub fn finals(&self, prompts: &[String], count: usize) -> Result<Option<(String, f32, Shot)>> {
+        let prompts = &prompts[..prompts.len().min(FINALISTS).min(count)];
+        let first = self.seeds.iter().max().map_or(0, |last| last.wrapping_add(1));
+        let each = count.div_ceil(prompts.len().max(1)) as u64;
+        let seeds: Arc<[u64]> = (0..each).map(|i| first.wrapping_add(i)).collect();
+        let drawn = self.draw(prompts, &seeds, true)?;
+        let shots = prompts.iter().zip(drawn).filter_map(|(prompt, judged)| Some((prompt, judged.top?, judged.shot?)));
+        // Among equals the better prompt's.
+        let best = shots.reduce(|best, next| if next.1 > best.1 { next } else { best });
+        Ok(best.map(|(prompt, score, shot)| (prompt.clone(), score, shot)))
+    }
+
+    /// The score of one picture.
+    ///
+    /// # Errors
+    /// If a model fails.
+    pub fn score_of(&self, shot: &Shot) -> Result<f32> {
+        let verdicts = self.critic.borrow_mut().verdicts(std::slice::from_ref(&shot.picture))?;
+        verdicts.first().map(|verdict| verdict.score).context("a picture was not judged")
+    }
+
+    /// Draws prompts to begin with, and gives those that have a picture: the loop may not fail for the others.
+    ///
+    /// # Errors
+    /// If none has one, or a model or the renderer fails for good.
+    pub fn prepare(&self, prompts: &[String]) -> Result<Vec<String>> {
+        let judged = self.draw(prompts, &self.seeds, false)?;
+        let drawn: Vec<String> =
+            prompts.iter().zip(&judged).filter(|(_, j)| j.whole()).map(|(p, _)| p.clone()).collect();
+        if drawn.is_empty() {
+            let problem = judged.into_iter().find_map(|j| j.problem).unwrap_or_else(|| "cancelled".into());
+            bail!("none of {} prompts to begin with has a picture: {problem}", prompts.len());
+        }
+        Ok(drawn)
     }
 
     /// What judged.
-    pub fn into_judge(self) -> Judge {
-        self.judge.into_inner()
+    pub fn into_critic(self) -> C {
+        self.critic.into_inner()
     }
 
-    /// Draws prompts with every seed, some at a time, and judges the pictures as they come.
-    fn draw(&self, prompts: &[String]) -> Result<Vec<Judged>> {
-        let seeds = self.seeds.len();
+    /// Draws prompts with every seed, some at a time, and judges the pictures as they come. Pictures are let go once all of
+    /// their prompt are judged, but for the best of all, unless they are to be held.
+    fn draw(&self, prompts: &[String], with: &Arc<[u64]>, hold: bool) -> Result<Vec<Judged>> {
+        let seeds = with.len();
         let all = prompts.len() * seeds;
-        let mut judged: Vec<Judged> = prompts.iter().map(|_| Judged::default()).collect();
-        let (pictures, stop) = self.begin(prompts);
+        let mut judged: Vec<Judged> = prompts.iter().map(|_| Judged { left: seeds, ..Judged::default() }).collect();
+        let (pictures, stop) = self.begin(prompts, with);
         // Whatever ends the waiting, nothing further is begun.
         let _stop = Stop(&stop);
         let (mut waiting, mut done, mut fatal) = (Vec::new(), 0, None);
@@ -154,7 +216,11 @@ impl<'a> Studio<'a> {
                             stop.store(true, Ordering::SeqCst);
                             fatal.get_or_insert(error);
                         }
-                        Err(error) => self.failed(&mut judged[number / seeds], &prompts[number / seeds], &error),
+                        Err(error) => {
+                            let (judged, prompt) = (&mut judged[number / seeds], &prompts[number / seeds]);
+                            self.failed(judged, prompt, &error);
+                            self.settle(judged, prompt, hold);
+                        }
                     }
                     (self.progress)(done, all);
                     false
@@ -164,7 +230,9 @@ impl<'a> Studio<'a> {
                 Err(RecvTimeoutError::Timeout) => cancelled,
             };
             if waiting.len() >= BATCH || ended && !waiting.is_empty() {
-                self.judge(std::mem::take(&mut waiting), &mut judged)?;
+                for number in self.judge(std::mem::take(&mut waiting), with, &mut judged)? {
+                    self.settle(&mut judged[number / seeds], &prompts[number / seeds], hold);
+                }
             }
             if ended {
                 break;
@@ -177,14 +245,14 @@ impl<'a> Studio<'a> {
     }
 
     /// Begins to draw, on threads that nobody need wait for: each picture comes with its number, prompts first.
-    fn begin(&self, prompts: &[String]) -> (Receiver<Numbered>, Arc<AtomicBool>) {
+    fn begin(&self, prompts: &[String], seeds: &Arc<[u64]>) -> (Receiver<Numbered>, Arc<AtomicBool>) {
         let (sender, pictures) = channel();
         let (next, stop, prompts) =
             (Arc::new(AtomicUsize::new(0)), Arc::<AtomicBool>::default(), Arc::<[String]>::from(prompts));
-        for _ in 0..self.easel.at_a_time.min(prompts.len() * self.seeds.len()) {
+        for _ in 0..self.easel.at_a_time.min(prompts.len() * seeds.len()) {
             let (sender, next, stop, prompts) =
                 (sender.clone(), Arc::clone(&next), Arc::clone(&stop), Arc::clone(&prompts));
-            let (easel, seeds, cancel) = (Arc::clone(&self.easel), Arc::clone(&self.seeds), Arc::clone(&self.cancel));
+            let (easel, seeds, cancel) = (Arc::clone(&self.easel), Arc::clone(seeds), Arc::clone(&self.cancel));
             std::thread::spawn(move || {
                 while !stop.load(Ordering::SeqCst) && !cancel.load(Ordering::SeqCst) {
                     let number = next.fetch_add(1, Ordering::SeqCst);
@@ -200,82 +268,91 @@ impl<'a> Studio<'a> {
         (pictures, stop)
     }
 
-    fn judge(&self, pictures: Vec<(usize, RgbImage)>, judged: &mut [Judged]) -> Result<()> {
+    /// Gives the numbers of the pictures back.
+    fn judge(&self, pictures: Vec<(usize, RgbImage)>, seeds: &[u64], judged: &mut [Judged]) -> Result<Vec<usize>> {
         let (numbers, pictures): (Vec<usize>, Vec<RgbImage>) = pictures.into_iter().unzip();
-        let scores = self.judge.borrow_mut().scores(&pictures)?;
+        let verdicts = self.critic.borrow_mut().verdicts(&pictures)?;
         let mut counts = self.counts.get();
         counts.pictures += pictures.len();
         self.counts.set(counts);
-        for ((number, picture), score) in numbers.into_iter().zip(pictures).zip(scores) {
-            let (at, seed) = (number % self.seeds.len(), self.seeds[number % self.seeds.len()]);
-            let of = &mut judged[number / self.seeds.len()];
-            of.scores.insert(at, score);
+        for ((&number, picture), verdict) in numbers.iter().zip(pictures).zip(verdicts) {
+            let (at, seed) = (number % seeds.len(), seeds[number % seeds.len()]);
+            let of = &mut judged[number / seeds.len()];
+            let score = verdict.score;
+            of.verdicts.insert(at, verdict);
+            of.left -= 1;
             // The lower seed where several are as good, in whichever order they came.
-            let better = of.best.as_ref().is_none_or(|(best, shot)| (score, shot.seed) > (*best, seed));
-            if better {
-                of.best = Some((score, Shot { picture, seed }));
+            let best = of.top.zip(of.shot.as_ref());
+            if best.is_none_or(|(top, shot)| (score, shot.seed) > (top, seed)) {
+                (of.top, of.shot) = (Some(score), Some(Shot { picture, seed }));
             }
         }
-        Ok(())
+        Ok(numbers)
+    }
+
+    /// Remembers what a prompt is worth, once all its pictures are there, and the best picture of all. Those that are
+    /// held belong to whoever asked for them.
+    fn settle(&self, judged: &mut Judged, prompt: &str, hold: bool) {
+        if judged.left > 0 || hold {
+            return;
+        }
+        if let Some(verdict) = judged.verdict() {
+            let mut best = self.best.borrow_mut();
+            if let Some(shot) = judged.shot.as_ref().filter(|_| best.as_ref().is_none_or(|b| verdict.score > b.1)) {
+                *best = Some((prompt.to_owned(), verdict.score, shot.clone()));
+            }
+            self.known.borrow_mut().insert(prompt.to_owned(), verdict);
+        }
+        judged.shot = None;
     }
 
     fn failed(&self, judged: &mut Judged, prompt: &str, error: &RenderError) {
         let mut counts = self.counts.get();
         counts.failed += 1;
         self.counts.set(counts);
+        judged.left -= 1;
         if judged.problem.is_none() {
             (self.complain)(&format!("{prompt:?}: {error}"));
         }
         judged.problem.get_or_insert_with(|| error.to_string());
     }
 
-    /// One score a prompt, or why there is none. The best of them is remembered.
+    /// One score a prompt, or why there is none.
     fn scores(&self, prompts: &[String]) -> Result<Vec<Result<f32, UnusableReason>>> {
-        let judged = self.draw(prompts)?;
+        let judged = self.draw(prompts, &self.seeds, false)?;
         let stopped = self.cancel.load(Ordering::SeqCst);
-        let mut scores = Vec::with_capacity(prompts.len());
-        for (prompt, judged) in prompts.iter().zip(judged) {
-            // A mean over some of the seeds alone would be another's.
-            let whole = judged.problem.is_some() || judged.scores.len() == self.seeds.len();
-            let Some(score) = judged.score().filter(|_| whole) else {
-                let reason = if stopped { UnusableReason::Interrupted } else { UnusableReason::Unscored };
-                scores.push(Err(reason));
-                continue;
-            };
-            scores.push(Ok(score));
-            let mut best = self.best.borrow_mut();
-            if let Some((_, shot)) = judged.best.filter(|_| best.as_ref().is_none_or(|best| score > best.1)) {
-                *best = Some((prompt.clone(), score, shot));
-            }
-        }
-        Ok(scores)
+        let missing = if stopped { UnusableReason::Interrupted } else { UnusableReason::Unscored };
+        let score = |judged: Judged| {
+            let verdict = judged.verdict().filter(|_| judged.whole());
+            verdict.map(|verdict| verdict.score).ok_or(missing)
+        };
+        Ok(judged.into_iter().map(score).collect())
     }
 }
 
 /// A studio as the loop has it.
-pub struct StudioScorer<'s, 'a>(pub &'s Studio<'a>);
+pub struct StudioScorer<'s, 'a, C>(pub &'s Studio<'a, C>);
 
-impl Scorer for StudioScorer<'_, '_> {
-    /// Of the wish itself: without its picture there is nothing to begin with.
+impl<C: Critic> Scorer for StudioScorer<'_, '_, C> {
+    /// Of the prompts to begin with: without pictures of them there is nothing.
     fn score(&mut self, texts: &[String]) -> Result<Vec<f32>, BoxError> {
-        let judged = self.0.draw(texts)?;
-        let mut scores = HashMap::new();
-        for (text, judged) in texts.iter().zip(judged) {
-            let Some(score) = judged.score() else {
-                return Err(judged.problem.unwrap_or_else(|| "cancelled".into()).into());
-            };
-            scores.insert(text, score);
-            if let Some((_, shot)) = judged.best {
-                let mut best = self.0.best.borrow_mut();
-                if best.as_ref().is_none_or(|best| score > best.1) {
-                    *best = Some((text.clone(), score, shot));
-                }
-            }
+        let known = |text: &String| self.0.known.borrow().get(text).map(|verdict| verdict.score);
+        if let Some(scores) = texts.iter().map(known).collect() {
+            return Ok(scores);
         }
-        Ok(texts.iter().filter_map(|text| scores.get(text).copied()).collect())
+        let of = |judged: Judged| match judged.verdict() {
+            Some(verdict) => Ok(verdict.score),
+            None => Err(judged.problem.unwrap_or_else(|| "cancelled".into()).into()),
+        };
+        self.0.draw(texts, &self.0.seeds, false)?.into_iter().map(of).collect()
     }
 
     fn score_some(&mut self, texts: &[String]) -> Result<Vec<Result<f32, UnusableReason>>, BoxError> {
         Ok(self.0.scores(texts)?)
+    }
+
+    fn objectives(&mut self, text: &str) -> Option<Vec<f32>> {
+        let known = self.0.known.borrow();
+        known.get(text).map(|verdict| verdict.objectives.clone()).filter(|objectives| !objectives.is_empty())
     }
 }

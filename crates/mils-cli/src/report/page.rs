@@ -31,7 +31,7 @@ pub struct Section {
     lineage: Vec<Best>,
     /// What was asked for, where texts are prompts, or what they are about.
     wish: Option<String>,
-    /// What its texts are: captions, prompts, or no more than that.
+    /// What its texts are: captions, prompts, instructions, or no more than that.
     texts_are: &'static str,
     /// What the score is.
     measure: String,
@@ -47,10 +47,9 @@ pub struct Section {
 /// A picture of a step's best prompt.
 #[derive(Debug, Serialize)]
 struct PictureView {
-    step: usize,
+    title: String,
     score: String,
     text: String,
-    /// A data URI.
     address: String,
 }
 
@@ -166,12 +165,15 @@ impl Section {
             lineage: lineage(steps),
             wish: wish(run),
             texts_are: match (&run.facts.drawing, &run.facts.task) {
+                (Some(drawing), _) if drawing.edit.content.is_some() => "instruction",
                 (Some(_), _) => "prompt",
                 (None, Some(_)) => "text",
                 (None, None) => "caption",
             },
             measure: match (&run.facts.drawing, &run.facts.task) {
-                (Some(_), _) => "cosine with what was asked for".to_owned(),
+                (Some(drawing), _) => {
+                    drawing.edit.measure.clone().unwrap_or_else(|| "cosine with what was asked for".to_owned())
+                }
                 (None, Some(_)) => "score".to_owned(),
                 (None, None) => format!("cosine with the {}", kind(run)),
             },
@@ -270,15 +272,27 @@ fn parts(text: &str, other: Option<&str>) -> Vec<Part> {
     parts
 }
 
-/// The pictures of steps whose best prompt was not the one before's, as far as they are still there.
+/// What an edit was given, and the pictures of steps whose best was not the one before's, as far as they are still there.
 fn pictures(run: &FileRun) -> Vec<PictureView> {
     let mut before = None;
-    let changed = run.pictures.iter().filter(|drawn| before.replace(&drawn.text) != Some(&drawn.text));
+    let edit = run.facts.drawing.as_ref().map(|drawing| &drawing.edit);
+    let given = [("content", edit.and_then(|e| e.content.as_ref())), ("style", edit.and_then(|e| e.style.as_ref()))];
+    let given = given.into_iter().filter_map(|(title, file)| {
+        let address = thumbnail(file?, &run.facts)?;
+        Some(PictureView { title: title.into(), score: String::new(), text: file?.clone(), address })
+    });
+    let changed = run.pictures.iter().filter(|drawn| before.replace(&drawn.picture) != Some(&drawn.picture));
     let view = |drawn: &Drawn| {
         let address = thumbnail(&drawn.picture, &run.facts)?;
-        Some(PictureView { step: drawn.step, score: score(drawn.score), text: drawn.text.clone(), address })
+        let title = match drawn.step {
+            0 => "start".into(),
+            // Drawn with further seeds, after the last step.
+            step if step >= run.steps.len() => "end".into(),
+            step => format!("step {step}"),
+        };
+        Some(PictureView { title, score: score(drawn.score), text: drawn.text.clone(), address })
     };
-    changed.filter_map(view).collect()
+    given.chain(changed.filter_map(view)).collect()
 }
 
 fn lineage(steps: &[StepRun]) -> Vec<Best> {
@@ -431,6 +445,8 @@ fn facts(run: &FileRun) -> Vec<(&'static str, String)> {
     if let Some(drawing) = &run.facts.drawing {
         let (width, height) = drawing.size;
         let seeds: Vec<String> = drawing.seeds.iter().map(u64::to_string).collect();
+        let of = [("content", &drawing.edit.content), ("style", &drawing.edit.style), ("score", &drawing.edit.measure)];
+        all.extend(of.into_iter().filter_map(|(what, value)| Some((what, value.clone()?))));
         all.push(("renderer", drawing.renderer.clone()));
         let settings = if drawing.settings.is_empty() { String::new() } else { format!(", {}", drawing.settings) };
         all.push(("pictures", format!("{width} x {height} pixels, seeds {}{settings}", seeds.join(", "))));

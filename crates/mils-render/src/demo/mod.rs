@@ -1,8 +1,11 @@
 //! The demo pack's renderer: it draws what it understands of a prompt, as the scenes were drawn that the pack's encoder
-//! was trained on.
+//! was trained on, and edits what it is given.
+
+mod edit;
 
 use crate::{Abilities, Job, RenderError, Renderer};
 use image::RgbImage;
+use image::imageops::{FilterType, resize};
 use mils_demo_world::{reader, render};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -12,7 +15,8 @@ use sha2::{Digest, Sha256};
 const MOST_SIDE: u32 = 2048;
 
 /// Draws scenes of the demo world. What a prompt names is drawn, as far as it is understood (see
-/// [`mils_demo_world::reader`]); what it leaves open is drawn as prompt and seed will have it.
+/// [`mils_demo_world::reader`]); what it leaves open is drawn as prompt and seed will have it. Pictures of any kind are edited
+/// by plain operations on their pixels, as far as the words of an instruction are known.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demo;
 
@@ -23,7 +27,7 @@ impl Renderer for Demo {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities { generates: true, seed: true, size: true, ..Abilities::default() }
+        Abilities { generates: true, edits: true, seed: true, size: true, strength: true, ..Abilities::default() }
     }
 
     fn render(&self, job: &Job<'_>) -> Result<RgbImage, RenderError> {
@@ -33,8 +37,14 @@ impl Renderer for Demo {
             let problem = format!("a size of {width}x{height}; the demo draws up to {MOST_SIDE} pixels a side");
             return Err(RenderError::Option(problem));
         }
-        let heard = reader::read(job.prompt);
         let mut rng = ChaCha8Rng::seed_from_u64(seed(job));
+        if let Some(source) = job.source {
+            let same = source.image.dimensions() == (width, height);
+            let fitted = (!same).then(|| resize(source.image, width, height, FilterType::Triangle));
+            let picture = fitted.as_ref().unwrap_or(source.image);
+            return Ok(edit::edit(picture, job.prompt, source.strength.unwrap_or(1.0), &mut rng));
+        }
+        let heard = reader::read(job.prompt);
         let (content, background) = (heard.content(&mut rng), heard.background(&mut rng));
         Ok(render::render_sized(content, background, (width, height), rng.random()).image)
     }

@@ -165,7 +165,7 @@ pub struct RunFacts {
     pub drawing: Option<DrawingFacts>,
     /// What texts were searched for, where they describe nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub task: Option<TaskFacts>,
+    pub task: Option<Box<TaskFacts>>,
 }
 
 /// What there is to tell of a search for any text.

@@ -129,7 +129,13 @@ fn by_hand(path: &Path, content: &RgbImage, style: &RgbImage, weights: (f64, f64
 fn by_vgg_with_a_language_model_what_is_beaten_in_both_goes_first_and_killed_runs_go_on() {
     let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (url, vgg, style) = (writer(), conformance().join("vgg"), sample("4-clock.png"));
+    // All texts of a step in one answer: tiny_http may leave one of many connections that come at once without a thread.
+    let pack = common::pack();
+    let (definition, pack) = (pack.path().join("pack.toml"), pack.path().to_str().unwrap());
+    fs::write(&definition, fs::read_to_string(&definition).unwrap().replace("lines = 1\n", "lines = 6\n")).unwrap();
     let more = [
+        "--pack",
+        pack,
         "--style",
         style.to_str().unwrap(),
         "--vgg",
@@ -199,7 +205,7 @@ fn by_vgg_with_a_language_model_what_is_beaten_in_both_goes_first_and_killed_run
     }
     // Killed within its second step or later, and taken up.
     let mut child = Process::new(env!("CARGO_BIN_EXE_mils"));
-    child.current_dir(killed.path()).env("MILS_PACK", "demo").env("MILS_HOME", killed.path().join("home"));
+    child.current_dir(killed.path()).env("MILS_HOME", killed.path().join("home"));
     child.arg("edit").arg(sample("3-castles.png")).args(["--backend", "cpu", "-q"]).args(more);
     let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let (steps, end) = (killed.path().join("out/result.jsonl.steps"), Instant::now() + Duration::from_secs(60));

@@ -5,6 +5,7 @@ mod common;
 
 use common::mils;
 use mils_render::{Demo, Job, Renderer, RgbImage, to_png};
+use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
@@ -194,6 +195,35 @@ fn a_renderer_that_is_gone_ends_the_search_and_what_there_is_stays() {
 }
 
 #[test]
+fn a_head_on_the_encoder_counts_with_its_weight() {
+    let dir = tempfile::tempdir().unwrap();
+    let head = |name: &str, width: usize, bias: f32| {
+        let (weight, bias) = (vec![0_u8; 4 * width], bias.to_le_bytes());
+        let view = |shape: &[usize], data| TensorView::new(Dtype::F32, shape.to_vec(), data).unwrap();
+        let tensors = [("layers.0.weight", view(&[1, width], &weight)), ("layers.0.bias", view(&[1], &bias))];
+        fs::write(dir.path().join(name), serialize(tensors, None).unwrap()).unwrap();
+    };
+    let plain = result(&mut generate(dir.path(), &["--steps", "0", "--finals", "0"]));
+    // One that gives 7 of every picture: (1 x cosine + 0.5 x 0.7) / 1.5.
+    let width = fs::read_to_string(common::demo().join("pack/clip/config.json")).unwrap();
+    let width = serde_json::from_str::<Value>(&width).unwrap()["projection_dim"].as_u64().unwrap() as usize;
+    head("seven.safetensors", width, 7.0);
+    let more = ["--steps", "0", "--finals", "0", "--overwrite", "--aesthetic", "seven.safetensors=0.5"];
+    let with = result(&mut generate(dir.path(), &more));
+    let expected = (plain["score"].as_f64().unwrap() + 0.5 * 0.7) / 1.5;
+    assert!((with["score"].as_f64().unwrap() - expected).abs() < 1e-5, "{with}");
+    let judges = with["models"]["scorer"].as_str().unwrap();
+    assert!(judges.contains("(1) + seven.safetensors on ") && judges.ends_with("(0.5)"), "{judges}");
+    // The same encoder by name is the same one.
+    let named = result(&mut generate(dir.path(), &[&more[..], &["--aesthetic-encoder", "demo"]].concat()));
+    assert_eq!(named["score"], with["score"]);
+    head("wide.safetensors", width + 1, 7.0);
+    let output = generate(dir.path(), &["--overwrite", "--aesthetic", "wide.safetensors"]).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("--aesthetic-encoder"), "{said}");
+}
+
+#[test]
 fn wrong_usage_is_told_from_what_fails() {
     let dir = tempfile::tempdir().unwrap();
     for (more, code, says) in [
@@ -201,6 +231,7 @@ fn wrong_usage_is_told_from_what_fails() {
         (&["--size", "5x5"], 2, "is no size"),
         (&["--guidance", "3"], 1, "cannot be told the guidance"),
         (&["--scorer", "/nowhere"], 1, "/nowhere"),
+        (&["--aesthetic", "/nowhere"], 1, "/nowhere"),
         (&["--renderer", "/nowhere/worker", "--renderer-kind", "worker"], 1, "cannot be started"),
         (&["--renderer", "http://x", "--workflow", "/nowhere.json"], 1, "/nowhere.json"),
         (&["--renderer", "demo", "--renderer-kind", "demo", "--renderer-arg=x"], 2, "for workers alone"),

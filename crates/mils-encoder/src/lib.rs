@@ -10,6 +10,8 @@
 //!
 //! [`VggFiles`] opens a VGG, which embeds nothing: it tells how far apart the style and the content of two pictures are.
 //!
+//! [`Head`] makes one number of a picture's embedding, as aesthetic predictors do.
+//!
 //! [`AnyFiles`] opens any of the others, by what the folder holds.
 //!
 //! [`ModelFiles::open`] reads and checks a checkpoint folder and tells by its files what it is; [`ModelFiles::load`]
@@ -38,6 +40,7 @@ mod encoder;
 mod error;
 mod files;
 mod forward;
+mod head;
 mod imagebind;
 mod layout;
 mod pool;
@@ -58,6 +61,7 @@ pub use arch::{
 pub use encoder::{DualEncoder, Embeddings, Encoder};
 pub use error::EncoderError;
 pub use files::ModelFiles;
+pub use head::Head;
 pub use imagebind::{
     AudioTower as ImageBindAudioTower, IMAGEBIND_LICENCE, ImageBindArchitecture, ImageBindEncoder, ImageBindFiles,
     Licence, is_imagebind, kaldi_fbank,

@@ -157,6 +157,9 @@ impl EditArgs {
         if self.search.scorers.len() > 1 {
             return Err("edits are judged by one --scorer".into());
         }
+        if self.search.aesthetic.is_some() {
+            return Err("--aesthetic is for `mils generate` and `mils blend`".into());
+        }
         if self.style_weight == Some(0.0) && self.content_weight == Some(0.0) {
             return Err("with both weights 0 nothing is wanted".into());
         }
@@ -232,6 +235,7 @@ mod tests {
             (&["--style", "s", "--by", "clip", "--vgg", "x"], "--vgg is for"),
             (&["--style", "s", "--vgg", "x", "--scorer", "y"], "--scorer is for"),
             (&["--style", "s", "--style-weight", "0", "--content-weight", "0"], "nothing is wanted"),
+            (&["--style", "s", "--aesthetic", "a.safetensors"], "--aesthetic is for"),
             (&["--style", "s", "--style-weight", "-1"], "no weight"),
             (&["--style", "s", "--strength", "1.5"], "no strength"),
         ] {

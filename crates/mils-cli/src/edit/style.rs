@@ -2,9 +2,9 @@
 
 use crate::args::EncoderArgs;
 use crate::backend::{Opened, open_backend};
-use crate::generate::judge::{Critic, Verdict};
-use anyhow::{Context, Result, bail};
-use mils_encoder::{AnyEncoder, AnyFiles, DualEncoder, StyleFeatures, Vgg, VggFiles};
+use crate::generate::judge::{Critic, Judge, Verdict};
+use anyhow::{Context, Result};
+use mils_encoder::{AnyEncoder, DualEncoder, StyleFeatures, Vgg, VggFiles};
 use mils_media::RgbImage;
 use mils_models::{Modality, Model};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,15 +123,7 @@ pub(super) fn by_clip(
     note: &dyn Fn(&str),
     cancel: &AtomicBool,
 ) -> Result<Option<ByClip>> {
-    let Model { name, folder } = Model::find(name, Modality::Image)?;
-    say(&format!("reading {name}"));
-    let files = AnyFiles::open_with(&folder, args.dtype.into())?;
-    if !matches!(files, AnyFiles::Pictures(_)) {
-        bail!("{name} is an encoder of sounds, and cannot judge pictures; name another --scorer");
-    }
-    if let Some(licence) = files.licence() {
-        note(&format!("mils: the weights of {name} are {licence}"));
-    }
+    let (name, files) = Judge::read(name, args, say, note)?;
     let Opened { backend, name: place, chosen, .. } = open_backend(args.backend, args.math)?;
     say(&format!("encoder on {chosen}"));
     if cancel.load(Ordering::SeqCst) {

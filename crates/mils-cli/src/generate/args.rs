@@ -23,6 +23,8 @@ Examples:
       --renderer-arg=--model=v1-5-pruned-emaonly.safetensors --render-steps 20
   mils generate 'two cats' -o cats/ --renderer http://localhost:7860 --renderer-kind a1111 \\
       --scorer yuvalkirstain/PickScore_v1 --scorer openai/clip-vit-large-patch14=0.5 --seeds 2
+  mils generate 'two cats' -o cats/ --renderer http://localhost:8188 --workflow sdxl.json \
+      --aesthetic sac+logos+ava1-l14-linearMSE.safetensors=0.3 --aesthetic-encoder openai/clip-vit-large-patch14
   mils generate 'a red car' -o car/ --pack demo --format json | jq -r .prompt
 
 Each step, the language model is shown the best prompts so far with their scores and writes new
@@ -151,6 +153,15 @@ pub struct SearchArgs {
     /// a weight after each [default: the pack's]
     #[arg(long = "scorer", value_name = "DIR|ID[=WEIGHT]", value_parser = scorer)]
     pub scorers: Vec<(String, f32)>,
+
+    /// A head on an encoder's embeddings that judges pictures by themselves, as LAION's aesthetic predictors do: a
+    /// safetensors file, with a weight beside those of the scorers; its value counts as a tenth [default weight: 1]
+    #[arg(long, value_name = "FILE[=WEIGHT]", value_parser = scorer)]
+    pub aesthetic: Option<(String, f32)>,
+
+    /// The encoder that the head is for [default: the first scorer]
+    #[arg(long, value_name = "DIR|ID", requires = "aesthetic", value_parser = NonEmptyStringValueParser::new())]
+    pub aesthetic_encoder: Option<String>,
 
     /// Seed of the language model, and the first of the pictures
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -1,7 +1,7 @@
 //! Searches that leave nothing behind: for benchmarks.
 
 use super::args::RendererArgs;
-use super::judge::Judge;
+use super::judge::{Judge, Panel};
 use super::renderer::Easel;
 use super::studio::{Studio, StudioScorer};
 use crate::args::EncoderArgs;
@@ -51,7 +51,14 @@ impl Painter {
         // Without a memo.
         let easel = Arc::new(Easel::open(&RendererArgs::default(), &drawing, None, &cancel)?);
         let scorers = [(pack.given().to_owned(), 1.0)];
-        let judge = Judge::open(&scorers, "", encoder, &|_| {}, &|_| {}, &cancel)?;
+        let judge = Judge::open(
+            &Panel { scorers: &scorers, aesthetic: None, aesthetic_encoder: None },
+            "",
+            encoder,
+            &|_| {},
+            &|_| {},
+            &cancel,
+        )?;
         let config = config(&drawing.settings, options);
         let writer = Writer::open(pack, options, encoder.backend, config.propose)?;
         Ok(Self { writer, judge, easel, prompts: drawing.prompt, config, finals: drawing.finals })

@@ -3,7 +3,7 @@
 
 use super::args::{RendererArgs, SearchArgs};
 use super::folder::Folder;
-use super::judge::{Critic, Judge, Target};
+use super::judge::{Critic, Judge, Panel, Target};
 use super::renderer::{Easel, Original};
 use super::studio::{Studio, StudioScorer};
 use crate::args::Format;
@@ -130,7 +130,12 @@ impl<'a> Search<'a> {
         let own = [(pack.given().to_owned(), 1.0)];
         let scorers = if args.scorers.is_empty() { &own[..] } else { &args.scorers };
         let critic = |_: &Easel, say: &dyn Fn(&str), note: &dyn Fn(&str), cancel: &AtomicBool| {
-            let Some(mut judge) = Judge::open(scorers, wish, &args.encoder, say, note, cancel)? else {
+            let panel = Panel {
+                scorers,
+                aesthetic: args.aesthetic.as_ref(),
+                aesthetic_encoder: args.aesthetic_encoder.as_deref(),
+            };
+            let Some(mut judge) = Judge::open(&panel, wish, &args.encoder, say, note, cancel)? else {
                 return Ok(None);
             };
             if let Some((_, target)) = target {
@@ -497,9 +502,10 @@ impl<'a> Search<'a> {
 
 /// What makes another search.
 fn identity(plan: &Plan<'_>, args: &SearchArgs, pack: &Pack, easel: &Easel) -> Value {
+    let aesthetic = args.aesthetic.as_ref().map(|(file, w)| json!([file, decimal(*w), args.aesthetic_encoder]));
     let scorers: Vec<Value> = args.scorers.iter().map(|(name, weight)| json!([name, decimal(*weight)])).collect();
     json!({
-        "wish": plan.wish, "of": plan.key, "pack": pack.name, "scorers": scorers, "renderer": easel.renderer.get().identity(),
+        "wish": plan.wish, "of": plan.key, "pack": pack.name, "scorers": scorers, "aesthetic": aesthetic, "renderer": easel.renderer.get().identity(),
         "size": easel.size, "render": easel.settings(), "generator": args.generator,
         "generator_model": args.generator_model, "steps": args.steps, "keep": args.keep, "propose": args.propose,
         "temperature": args.temperature.map(decimal), "seed": args.seed, "seeds": args.seeds, "finals": args.finals,

@@ -40,12 +40,35 @@ pub struct GenerateFiles {
     pub settings: LoopChanges,
     /// What draws where nothing is named: `demo` is the demo world's renderer, `worker` a process.
     pub renderer: Option<String>,
-    /// Pictures of the best prompts that are drawn at the end, with other seeds; 8 where it does not say.
-    pub finals: Option<usize>,
     /// That process.
     pub worker: Option<WorkerFiles>,
+    /// Pictures of the best prompts that are drawn at the end, with other seeds; 8 where it does not say.
+    pub finals: Option<usize>,
     /// Width and height of the pictures, in pixels.
     pub size: Option<[u32; 2]>,
+}
+
+/// The section `[generate.worker]`: a worker process and the models that it draws with.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerFiles {
+    /// The program, where it is not `mils-render-worker`.
+    pub program: Option<PathBuf>,
+    /// What it is told beside the files.
+    pub arguments: Vec<String>,
+    /// One file each, by the name of the argument that it is given as: `model`, `diffusion-model`, `vae`, …
+    pub files: BTreeMap<String, Source>,
+}
+
+/// A worker process, ready to be started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DrawingWorker {
+    /// The program, where it is not `mils-render-worker`.
+    pub program: Option<PathBuf>,
+    /// Its arguments; `None` where its models are still to be downloaded …
+    pub arguments: Option<Vec<String>>,
+    /// … which this does, for people.
+    pub get: String,
 }
 
 /// The section `[edit]` of a pack.
@@ -91,29 +114,6 @@ pub struct Editing {
     pub by: Option<StyleBy>,
 }
 
-/// The section `[generate.worker]`: a worker process and the models that it draws with.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct WorkerFiles {
-    /// The program, where it is not `mils-render-worker`.
-    pub program: Option<PathBuf>,
-    /// What it is told beside the files.
-    pub arguments: Vec<String>,
-    /// One file each, by the name of the argument that it is given as: `model`, `diffusion-model`, `vae`, …
-    pub files: BTreeMap<String, Source>,
-}
-
-/// A worker process, ready to be started.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DrawingWorker {
-    /// The program, where it is not `mils-render-worker`.
-    pub program: Option<PathBuf>,
-    /// Its arguments; `None` where its models are still to be downloaded …
-    pub arguments: Option<Vec<String>>,
-    /// … which this does, for people.
-    pub get: String,
-}
-
 /// How pictures are made with a pack.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drawing {
@@ -128,10 +128,10 @@ pub struct Drawing {
     pub settings: LoopSettings,
     /// See [`GenerateFiles::renderer`].
     pub renderer: Option<String>,
-    /// See [`GenerateFiles::finals`].
-    pub finals: usize,
     /// See [`GenerateFiles::worker`].
     pub worker: Option<DrawingWorker>,
+    /// See [`GenerateFiles::finals`].
+    pub finals: usize,
     /// Width and height of the pictures, in pixels.
     pub size: [u32; 2],
 }
@@ -153,21 +153,9 @@ impl Pack {
             captions,
             settings: self.settings.with(&PAPER).with(&settings),
             renderer,
-            finals: finals.unwrap_or(FINALS),
             worker: worker.map(|worker| self.drawing_worker(worker)),
+            finals: finals.unwrap_or(FINALS),
             size: size.unwrap_or([SIDE; 2]),
-        }
-    }
-
-    /// How pictures are edited with it.
-    pub fn editing(&self) -> Editing {
-        let EditFiles { prompt, settings, initial, start, by } = self.edit.clone().unwrap_or_default();
-        Editing {
-            prompt: whole(built_in().edit).with(&prompt),
-            settings: self.settings.with(&EDITS).with(&settings),
-            initial: self.initial(&initial.unwrap_or_else(|| EDITS_INITIAL.into())),
-            start: start.unwrap_or(EDITS_START),
-            by,
         }
     }
 
@@ -183,6 +171,18 @@ impl Pack {
     pub(crate) fn worker_files(&self) -> impl Iterator<Item = (&str, &Source)> {
         let worker = self.generate.as_ref().and_then(|generate| generate.worker.as_ref());
         worker.into_iter().flat_map(|worker| worker.files.iter().map(|(name, source)| (name.as_str(), source)))
+    }
+
+    /// How pictures are edited with it.
+    pub fn editing(&self) -> Editing {
+        let EditFiles { prompt, settings, initial, start, by } = self.edit.clone().unwrap_or_default();
+        Editing {
+            prompt: whole(built_in().edit).with(&prompt),
+            settings: self.settings.with(&EDITS).with(&settings),
+            initial: self.initial(&initial.unwrap_or_else(|| EDITS_INITIAL.into())),
+            start: start.unwrap_or(EDITS_START),
+            by,
+        }
     }
 
     /// Numbers that make no sense are found before anything is loaded.

@@ -262,7 +262,7 @@ fn demo() -> Result<()> {
         run(process.args(["--memo-size", "0", "-o"]).arg(&output))?;
         Ok(output)
     };
-    let wish = "in the snow, a small blue duck to the right of a big red car";
+    let wish = "at night, a small purple castle to the left of a big yellow clock";
     let generated = drawn("generate", &["generate", wish])?;
     eprintln!("\na picture of two pictures:");
     let [castles, clock] = ["3-castles.png", "4-clock.png"].map(|name| format!("models/demo/samples/{name}"));

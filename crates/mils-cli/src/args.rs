@@ -40,10 +40,10 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// Make one picture of pictures, videos, sounds and texts
     Blend(Box<BlendArgs>),
-    /// Give a picture the style of another, by a search for the edit instruction
-    Edit(Box<EditArgs>),
     /// Search for the text that a scorer of your own finds best
     Optimize(Box<OptimizeArgs>),
+    /// Give a picture the style of another, by a search for the edit instruction
+    Edit(Box<EditArgs>),
     /// Embed texts, images, videos and sounds
     Embed(EmbedArgs),
     /// Score texts by how well they describe images, videos and sounds

@@ -20,12 +20,13 @@ fn main() -> ExitCode {
             checked("blend", args.check());
             mils_cli::blend::run(&args)
         }
-        Command::Edit(args) => {
-            checked("edit", args.check());
-            mils_cli::edit::run(&args)
         Command::Optimize(args) => {
             checked("optimize", args.check());
             mils_cli::optimize::run(&args)
+        }
+        Command::Edit(args) => {
+            checked("edit", args.check());
+            mils_cli::edit::run(&args)
         }
         Command::Embed(args) => {
             checked("embed", args.check());

@@ -18,8 +18,8 @@
 //! All but `run`, `scorer` and `total` have the `file` that they are of and its `number`, which is its place among the
 //! files of the run, from 0: those of several files come mixed, and a file may be named twice. A run's `scored` and
 //! `unusable` records add up to the counts in its `end`, also when it was interrupted. What was kept after a step can be
-//! made again from the `scored` records up to it: the best `keep` of the settings, among equals those that came first; where
-//! texts have `objectives`, those first that no other beats in one of these and equals at least in all others.
+//! made again from the `scored` records up to it: the best `keep` of the settings, among equals those that came first;
+//! of texts with objectives by [`mils_optim::top_of_fronts`].
 //! These, best last, are what the language model was shown in the next step.
 //!
 //! A run that was killed ends anywhere, also within a line.
@@ -66,9 +66,9 @@ pub enum Record<'a> {
         text: Cow<'a, str>,
         /// Its score.
         score: f32,
-        /// The objectives behind it, each the higher the better; none where the score is all there is.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        objectives: Vec<f32>,
+        /// See [`mils_optim::Scorer::objectives`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        objectives: Option<Cow<'a, [f32]>>,
     },
     /// Something was said and not scored.
     Unusable {
@@ -165,7 +165,7 @@ pub struct RunFacts {
     pub drawing: Option<DrawingFacts>,
     /// What texts were searched for, where they describe nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub task: Option<TaskFacts>,
+    pub task: Option<Box<TaskFacts>>,
 }
 
 /// What there is to tell of a search for any text.
@@ -302,10 +302,10 @@ pub fn records<E>(
                 write(Record::Unusable { of: of.clone(), step: *step, text, reason })
             })
         }
-        Event::Scored { step, texts, scores, objectives, answers } => {
+        Event::Scored { step, texts, scores, answers, objectives } => {
             texts.iter().zip(*scores).enumerate().try_for_each(|(i, (text, score))| {
                 let (step, answer, text) = (*step, answers.get(i).copied(), text.into());
-                let objectives = objectives.get(i).cloned().unwrap_or_default();
+                let objectives = objectives.get(i).map(|own| own.as_slice().into());
                 write(Record::Scored { of: of.clone(), step, answer, text, score: *score, objectives })
             })
         }
@@ -376,11 +376,10 @@ mod tests {
         };
         records(&of, &Event::StepFinished { record: &record, pool: &[] }, seconds, &mut push).unwrap();
         let (texts, scores) = (["y".to_owned(), "z".to_owned()], [0.1, 0.2]);
-        let objectives = [vec![0.5, -2.0], vec![0.25, 1.0]];
-        let event =
-            Event::Scored { step: 2, texts: &texts, scores: &scores, objectives: &objectives, answers: &[1, 4] };
+        let event = Event::Scored { step: 2, texts: &texts, scores: &scores, answers: &[1, 4], objectives: &[] };
         records(&of, &event, seconds, &mut push).unwrap();
-        let event = Event::Scored { step: 0, texts: &texts[..1], scores: &scores[..1], objectives: &[], answers: &[] };
+        let objectives = &[vec![0.5, -2.0]];
+        let event = Event::Scored { step: 0, texts: &texts[..1], scores: &scores[..1], answers: &[], objectives };
         records(&of, &event, seconds, &mut push).unwrap();
         assert_eq!(
             all[0],
@@ -393,7 +392,7 @@ mod tests {
         );
         let said: Vec<(&Value, &Value)> = all[1..].iter().map(|r| (&r["text"], &r["answer"])).collect();
         assert_eq!(said, [(&"y".into(), &1.into()), (&"z".into(), &4.into()), (&"y".into(), &Value::Null)]);
-        assert_eq!((&all[1]["objectives"], &all[3]["objectives"]), (&json!([0.5, -2.0]), &Value::Null));
+        assert_eq!((&all[1]["objectives"], &all[3]["objectives"]), (&Value::Null, &json!([0.5, -2.0])));
         for value in all {
             let read: Record<'_> = serde_json::from_str(&value.to_string()).unwrap();
             assert_eq!(serde_json::to_value(read).unwrap(), value);

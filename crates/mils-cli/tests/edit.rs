@@ -8,6 +8,7 @@ use common::{conformance, demo, mils};
 use mils_cpu::Cpu;
 use mils_encoder::VggFiles;
 use mils_media::{DecodeLimits, RgbImage, decode_image};
+use mils_optim::top_of_fronts;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs;
@@ -198,7 +199,7 @@ fn by_vgg_with_a_language_model_what_is_beaten_in_both_goes_first_and_killed_run
             scored.iter().enumerate().map(|(i, record)| (record["text"].as_str().unwrap(), i)).collect();
         kept.sort_by_key(|text| order[text.0.as_str()]);
         let (scores, objectives): (Vec<f32>, Vec<Vec<f32>>) = kept.iter().map(|k| (k.1, k.2.clone())).unzip();
-        kept = mils_optim::best(5, &scores, &objectives).into_iter().map(|i| kept[i].clone()).collect();
+        kept = top_of_fronts(5, &scores, &objectives).into_iter().map(|i| kept[i].clone()).collect();
         let mean = kept.iter().map(|k| k.1).sum::<f32>() / kept.len() as f32;
         assert!((f64::from(mean) - step["mean_kept"].as_f64().unwrap()).abs() < 1e-4 * f64::from(mean.abs()), "{step}");
     }

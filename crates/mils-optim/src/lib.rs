@@ -38,7 +38,7 @@ mod types;
 
 pub use initial::InitialSet;
 pub use optimizer::Optimizer;
-pub use pool::{best, non_dominated, relative_labels};
+pub use pool::{non_dominated, relative_labels, top_of_fronts};
 pub use types::{
     BoxError, Candidate, Config, Counts, Error, Event, Feedback, Generator, Labelled, Outcome, Proposals, Request,
     Scorer, StepRecord, StoppedBy, Unusable, UnusableReason, Usage,

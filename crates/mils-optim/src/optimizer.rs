@@ -1,7 +1,7 @@
 //! The loop itself.
 
 use crate::initial::InitialSet;
-use crate::pool::{Pool, best, normal, relative_labels};
+use crate::pool::{Pool, normal, relative_labels, top_of_fronts};
 use crate::types::{
     Candidate, Config, Counts, Error, Event, Feedback, Generator, Labelled, Outcome, Proposals, Request, Scorer,
     StepRecord, StoppedBy, Unusable, UnusableReason, Usage,
@@ -377,10 +377,9 @@ impl Run<'_> {
         self.counts.unusable += unusable;
         self.counts.usage += usage;
         let (texts, scores) = self.pool.last(count);
-        // Either every text has objectives or none has.
-        let objectives: Option<Vec<_>> = texts.iter().map(|text| scorer.objectives(text)).collect();
-        let objectives = &objectives.unwrap_or_default()[..];
-        let flow = observer(&Event::Scored { step, texts, scores, objectives, answers: of });
+        let objectives: Option<Vec<Vec<f32>>> = texts.iter().map(|text| scorer.objectives(text)).collect();
+        let objectives = &objectives.unwrap_or_default();
+        let flow = observer(&Event::Scored { step, texts, scores, answers: of, objectives });
         self.kept = self.best(first, scorer);
         let kept = self.kept();
         let record = StepRecord {
@@ -404,8 +403,13 @@ impl Run<'_> {
         numbers.sort_unstable();
         numbers.extend(first..self.pool.len());
         let scores: Vec<f32> = numbers.iter().map(|&i| self.pool.scores()[i]).collect();
-        let objectives: Option<Vec<_>> = numbers.iter().map(|&i| scorer.objectives(self.pool.text(i))).collect();
-        let top = best(self.config.keep, &scores, &objectives.unwrap_or_default());
+        // Either every text has objectives or none has.
+        let objectives: Option<Vec<Vec<f32>>> = numbers.iter().map(|&i| scorer.objectives(self.pool.text(i))).collect();
+        let keep = self.config.keep;
+        let top = match objectives {
+            Some(objectives) => top_of_fronts(keep, &scores, &objectives),
+            None => Pool::top(keep, &scores),
+        };
         top.into_iter().map(|at| numbers[at]).collect()
     }
 

@@ -13,13 +13,6 @@ pub fn relative_labels(scores: &[f32], scale: u32) -> Vec<u32> {
     scores.iter().map(|s| if span > 0.0 { ((s - lo) / span * scale as f32).round() as u32 } else { scale }).collect()
 }
 
-/// The numbers of the `keep` best texts of those with these scores, best first: what the loop keeps. With objectives, one
-/// list for each text, those that none dominates come first ([`crate::Scorer::objectives`]); without, none are given. Among
-/// equals the first is first.
-pub fn best(keep: usize, scores: &[f32], objectives: &[Vec<f32>]) -> Vec<usize> {
-    if objectives.is_empty() { Pool::top(keep, scores) } else { Pool::top_of_fronts(keep, scores, objectives) }
-}
-
 /// The numbers of those that none other dominates: that none beats in one objective and equals at least in all others.
 pub fn non_dominated(objectives: &[Vec<f32>]) -> Vec<usize> {
     let free = |i: &usize| !objectives.iter().any(|other| dominates(other, &objectives[*i]));
@@ -91,22 +84,23 @@ impl<'a> Pool<'a> {
         all.sort_unstable_by(order);
         all
     }
+}
 
-    /// As [`Pool::top`], where each has several objectives too, the higher the better: those that none dominates come
-    /// first, then those that only they dominate, and so on (non-dominated sorting, Deb et al. 2002).
-    pub(crate) fn top_of_fronts(keep: usize, scores: &[f32], objectives: &[Vec<f32>]) -> Vec<usize> {
-        let mut left: Vec<usize> = (0..scores.len()).collect();
-        let mut top = Vec::new();
-        while top.len() < keep && !left.is_empty() {
-            let dominated = |i: usize| left.iter().any(|&j| dominates(&objectives[j], &objectives[i]));
-            let (rest, mut front): (Vec<usize>, Vec<usize>) = left.iter().partition(|&&i| dominated(i));
-            front.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
-            top.extend(front);
-            left = rest;
-        }
-        top.truncate(keep);
-        top
+/// The numbers of the `keep` best, best first, where each has several objectives beside its score, the higher the better:
+/// those that none dominates come first, then those that only they dominate, and so on (non-dominated sorting, Deb et al.
+/// 2002). Within a front the greater score decides, among equals the lower number.
+pub fn top_of_fronts(keep: usize, scores: &[f32], objectives: &[Vec<f32>]) -> Vec<usize> {
+    let mut left: Vec<usize> = (0..scores.len().min(objectives.len())).collect();
+    let mut top = Vec::new();
+    while top.len() < keep && !left.is_empty() {
+        let dominated = |i: usize| left.iter().any(|&j| dominates(&objectives[j], &objectives[i]));
+        let (rest, mut front): (Vec<usize>, Vec<usize>) = left.iter().partition(|&&i| dominated(i));
+        front.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+        top.extend(front);
+        left = rest;
     }
+    top.truncate(keep);
+    top
 }
 
 /// Whether `a` beats `b` in one objective and equals it at least in all others.
@@ -150,15 +144,13 @@ mod tests {
         let objectives = [[3.0, 1.0], [1.0, 3.0], [2.0, 0.5], [0.9, 2.9], [2.0, 2.0]].map(Vec::from);
         // The third has the best score, and is dominated by the first and the last.
         let scores = [4.0, 4.0, 9.0, 3.8, 4.0];
-        assert_eq!(Pool::top_of_fronts(3, &scores, &objectives), [0, 1, 4]);
-        assert_eq!(Pool::top_of_fronts(5, &scores, &objectives), [0, 1, 4, 2, 3]);
-        assert_eq!(Pool::top_of_fronts(1, &scores, &objectives), [0]);
-        assert_eq!(best(3, &scores, &objectives), [0, 1, 4]);
-        assert_eq!(best(3, &scores, &[]), [2, 0, 1]);
+        assert_eq!(top_of_fronts(3, &scores, &objectives), [0, 1, 4]);
         assert_eq!(non_dominated(&objectives), [0, 1, 4]);
+        assert_eq!(top_of_fronts(5, &scores, &objectives), [0, 1, 4, 2, 3]);
+        assert_eq!(top_of_fronts(1, &scores, &objectives), [0]);
         assert!(!dominates(&[1.0, 1.0], &[1.0, 1.0]) && dominates(&[1.0, 2.0], &[1.0, 1.0]));
         // What is no number beats nothing and is beaten by nothing; it does not stand in the way.
-        assert_eq!(Pool::top_of_fronts(2, &[1.0, 2.0], &[vec![f32::NAN], vec![1.0]]), [1, 0]);
+        assert_eq!(top_of_fronts(2, &[1.0, 2.0], &[vec![f32::NAN], vec![1.0]]), [1, 0]);
     }
 
     proptest! {
@@ -166,7 +158,7 @@ mod tests {
         fn with_one_objective_it_is_the_top(scores in prop::collection::vec(0_u8..6, 1..60), keep in 1_usize..20) {
             let floats: Vec<f32> = scores.iter().map(|&s| f32::from(s)).collect();
             let objectives: Vec<Vec<f32>> = floats.iter().map(|&s| vec![s]).collect();
-            prop_assert_eq!(Pool::top_of_fronts(keep, &floats, &objectives), Pool::top(keep, &floats));
+            prop_assert_eq!(top_of_fronts(keep, &floats, &objectives), Pool::top(keep, &floats));
         }
 
         #[test]

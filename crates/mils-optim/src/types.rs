@@ -363,8 +363,6 @@ pub enum Event<'a> {
         texts: &'a [String],
         /// Their scores, one each.
         scores: &'a [f32],
-        /// The objectives behind each score ([`Scorer::objectives`]); empty where there are none.
-        objectives: &'a [Vec<f32>],
         /// Which of the step's answers brought each, from 1, counted over all that was asked for in it. Empty of the
         /// initial set.
         answers: &'a [usize],

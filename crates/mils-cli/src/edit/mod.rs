@@ -2,7 +2,7 @@
 //!
 //! The search is that of `mils generate`: the texts are edit instructions, a renderer carries each out on the picture, and
 //! [`style`] judges what comes. What is wanted is two things at once, so that the search keeps instructions by fronts
-//! ([`mils_optim::best`]).
+//! ([`mils_optim::top_of_fronts`]).
 
 pub mod args;
 mod style;

@@ -257,10 +257,10 @@ impl Search<'_> {
             in_flight: 1,
             folder: RunFacts::here(),
             drawing: None,
-            task: Some(TaskFacts {
+            task: Some(Box::new(TaskFacts {
                 about: self.task.about.clone(),
                 objectives: self.task.objectives.iter().map(Objective::told).collect(),
-            }),
+            })),
         }
     }
 

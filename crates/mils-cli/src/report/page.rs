@@ -31,7 +31,7 @@ pub struct Section {
     lineage: Vec<Best>,
     /// What was asked for, where texts are prompts, or what they are about.
     wish: Option<String>,
-    /// What its texts are: captions, prompts, or no more than that.
+    /// What its texts are: captions, prompts, instructions, or no more than that.
     texts_are: &'static str,
     /// What the score is.
     measure: String,
@@ -172,8 +172,7 @@ impl Section {
             },
             measure: match (&run.facts.drawing, &run.facts.task) {
                 (Some(drawing), _) => {
-                    let measure = drawing.edit.measure.clone();
-                    measure.unwrap_or_else(|| "cosine with what was asked for".to_owned())
+                    drawing.edit.measure.clone().unwrap_or_else(|| "cosine with what was asked for".to_owned())
                 }
                 (None, Some(_)) => "score".to_owned(),
                 (None, None) => format!("cosine with the {}", kind(run)),

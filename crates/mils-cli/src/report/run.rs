@@ -5,7 +5,7 @@ use crate::session::StepSeconds;
 use crate::trace::{EndFacts, Of, Record, RunFacts, ScorerFacts};
 use anyhow::{Context, Result, bail, ensure};
 use mils_models::Modality;
-use mils_optim::{Feedback, StepRecord, UnusableReason};
+use mils_optim::{Feedback, StepRecord, UnusableReason, top_of_fronts};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -25,12 +25,14 @@ pub struct Text {
     pub text: String,
     /// Its score.
     pub score: f32,
-    /// What is behind it; see [`Record::Scored`].
-    pub objectives: Vec<f32>,
     /// The step that brought it; 0 is the initial set.
     pub step: usize,
     /// Which of the step's answers did, from 1.
     pub answer: Option<usize>,
+    /// How many texts of the file had a score before it.
+    came: usize,
+    /// What is behind its score, where that is several things.
+    pub objectives: Option<Vec<f32>>,
     /// Of the texts that the language model was shown when it wrote this one, that which shares most words with it, and
     /// its score. Where it came from is not known; this is where it may have come from.
     pub closest: Option<(String, f32)>,
@@ -118,6 +120,8 @@ pub struct FileRun {
     missed: Vec<Arc<Text>>,
     /// Room for further missed texts.
     room: usize,
+    /// Texts that had a score.
+    came: usize,
 }
 
 impl FileRun {
@@ -136,6 +140,7 @@ impl FileRun {
             shown: Vec::new(),
             missed: Vec::new(),
             room: MISSED_OF_FILE,
+            came: 0,
         }
     }
 
@@ -155,56 +160,58 @@ impl FileRun {
         self.scorer.as_ref().map_or(1, |scorer| scorer.settings.keep)
     }
 
-    fn scored(&mut self, step: usize, answer: Option<usize>, text: &str, score: f32, objectives: &[f32]) -> Result<()> {
+    fn scored(&mut self, text: Text) -> Result<()> {
+        let (keep, step, score) = (self.keep(), text.step, text.score);
         self.within(step)?;
         ensure!(score.is_finite(), "a score is no number");
-        let keep = self.keep();
-        let at = after(&self.pool, score);
-        let objectives = objectives.to_vec();
-        let new = |objectives| Arc::new(Text { text: text.to_owned(), score, objectives, step, answer, closest: None });
-        if !objectives.is_empty() {
-            // Which are kept is known when all of the step are there.
-            self.pool.push(new(objectives));
+        self.came += 1;
+        if text.objectives.is_some() {
+            // Which are kept depends on all of the step: see `fronts`.
+            self.pool.push(Arc::new(text));
             return Ok(());
         }
+        let at = after(&self.pool, score);
         let out = if at >= keep {
             // An initial set may have a million texts; those that are not kept are let go.
-            (step > 0).then(|| new(objectives))
+            (step > 0).then(|| Arc::new(text))
         } else {
-            self.pool.insert(at, new(objectives));
+            self.pool.insert(at, Arc::new(text));
             if self.pool.len() > keep { self.pool.pop().filter(|text| text.step == step && step > 0) } else { None }
         };
-        if let Some(out) = out {
-            self.miss(out);
-        }
+        out.into_iter().for_each(|out| self.miss(out));
         Ok(())
     }
 
-    /// A new text is not kept.
     fn miss(&mut self, text: Arc<Text>) {
         let at = after(&self.missed, text.score);
         self.missed.insert(at, text);
         self.missed.truncate(MISSED);
     }
 
-    /// Of texts with objectives, those that are kept after a step.
-    fn sort_out(&mut self, step: usize) -> Result<()> {
-        let objectives: Vec<Vec<f32>> = self.pool.iter().map(|text| text.objectives.clone()).collect();
-        let Some(count) = objectives.iter().map(Vec::len).max().filter(|count| *count > 0) else { return Ok(()) };
-        ensure!(objectives.iter().all(|own| own.len() == count), "texts of {} have other objectives", self.file);
-        let scores: Vec<f32> = self.pool.iter().map(|text| text.score).collect();
-        let kept = mils_optim::best(self.keep(), &scores, &objectives);
-        let pool = std::mem::take(&mut self.pool);
-        let chosen: HashSet<usize> = kept.iter().copied().collect();
-        self.pool = kept.into_iter().map(|i| Arc::clone(&pool[i])).collect();
-        let out = pool.into_iter().enumerate().filter(|(i, text)| !chosen.contains(i) && text.step == step && step > 0);
-        out.for_each(|(_, text)| self.miss(text));
-        Ok(())
+    /// Of texts with objectives, those that are kept.
+    fn fronts(&mut self, step: usize) {
+        // In the order in which they came, as the loop has them.
+        let mut all = std::mem::take(&mut self.pool);
+        all.sort_by_key(|text| text.came);
+        let scores: Vec<f32> = all.iter().map(|text| text.score).collect();
+        let Some(objectives) = all.iter().map(|text| text.objectives.clone()).collect::<Option<Vec<_>>>() else {
+            // Some have none: by their scores alone.
+            self.pool = all;
+            self.pool.sort_by(|a, b| b.score.total_cmp(&a.score));
+            return self.pool.truncate(self.keep());
+        };
+        let top = top_of_fronts(self.keep(), &scores, &objectives);
+        self.pool = top.iter().map(|&i| Arc::clone(&all[i])).collect();
+        let kept: HashSet<usize> = top.into_iter().collect();
+        let left = all.into_iter().enumerate().filter(|(i, text)| !kept.contains(i) && text.step == step && step > 0);
+        left.for_each(|(_, text)| self.miss(text));
     }
 
     fn finish_step(&mut self, record: &StepRecord, seconds: StepSeconds) -> Result<()> {
         self.within(record.step)?;
-        self.sort_out(record.step)?;
+        if self.pool.iter().any(|text| text.objectives.is_some()) {
+            self.fronts(record.step);
+        }
         let best = self.pool.first().map(|text| &*text.text);
         ensure!(
             best == Some(&*record.best.text),
@@ -308,7 +315,9 @@ impl Runs {
                     let scorer = self.scorers.iter().rev().find(fits).cloned();
                     run.scorer = Some(scorer.with_context(|| format!("no `scorer` that {} is for", run.file))?);
                 }
-                run.scored(*step, *answer, text, *score, objectives)?;
+                let (text, objectives) = (text.clone().into_owned(), objectives.as_ref().map(|own| own.to_vec()));
+                let (step, answer, came) = (*step, *answer, run.came);
+                run.scored(Text { text, score: *score, step, answer, came, objectives, closest: None })?;
             }
             Record::Unusable { of, step, text, reason } => {
                 let run = run(&mut self.open, of)?;

@@ -3,6 +3,7 @@
 pub mod generator;
 pub mod output;
 
+use self::generator::GeneratorArgs;
 use self::output::OutputArgs;
 use crate::backend::{BackendChoice, MathChoice};
 use crate::bank::BankCommand;
@@ -209,10 +210,9 @@ pub struct CaptionArgs {
     #[arg(long, value_enum, default_value_t = ModalityChoice::Auto)]
     pub modality: ModalityChoice,
 
-    /// Model pack: a name (see `mils models list`), or a folder with a pack.toml [default: the largest that is installed
-    /// and that this machine can run]
-    #[arg(long, value_name = "NAME|DIR", env = "MILS_PACK", value_parser = NonEmptyStringValueParser::new())]
-    pub pack: Option<String>,
+    /// Which language model writes.
+    #[command(flatten)]
+    pub writer: GeneratorArgs,
 
     /// Start from these texts: a file, one a line, or the name of a set (see `mils bank list`) [default: the pack's]
     #[arg(long, value_name = "FILE|NAME", value_parser = NonEmptyStringValueParser::new())]
@@ -242,14 +242,6 @@ pub struct CaptionArgs {
     /// for; 1 is one after another [default: what suits the devices]
     #[arg(long, value_name = "N", value_parser = number(1..=64), allow_negative_numbers = true)]
     pub in_flight: Option<u32>,
-
-    /// Ask this OpenAI-compatible endpoint in place of the pack's language model: llama-server, vLLM, Ollama, …
-    #[arg(long, value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
-    pub generator: Option<String>,
-
-    /// The model's name there [default: the only one that it has]
-    #[arg(long, value_name = "NAME", requires = "generator", value_parser = NonEmptyStringValueParser::new())]
-    pub generator_model: Option<String>,
 
     /// Answers that the language model writes side by side, over all files [default: the pack's, or what suits the
     /// model and the machine]

@@ -11,7 +11,7 @@ use crate::generate::search::Search;
 use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::media::{Input, ModalityChoice, Senses, Taken};
 use crate::output::replace;
-use crate::session::{Endpoint, Options, Session, decimal};
+use crate::session::{Options, Session, decimal};
 use crate::show::Display;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::NonEmptyStringValueParser;
@@ -195,7 +195,7 @@ impl BlendArgs {
 pub fn run(args: &BlendArgs) -> Result<ExitCode> {
     let ingredients = args.ingredients()?;
     let first = ingredients.iter().find_map(|i| i.file.as_ref()).map_or(Modality::Image, |(_, taken)| taken.modality);
-    let choice = choose::named(args.search.pack.as_deref(), || first)?;
+    let choice = choose::named(args.search.writer.pack.as_deref(), || first)?;
     let cancel = on_ctrl_c()?;
     let Some(pack) = choice.with_models(args.search.quiet, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
     std::fs::create_dir_all(&args.output).with_context(|| format!("cannot write to {}", args.output.display()))?;
@@ -236,7 +236,14 @@ fn key(args: &BlendArgs, ingredients: &[Ingredient], pack: &Pack) -> Value {
     };
     let all: Vec<Value> = ingredients.iter().map(of).collect();
     let search = &args.search;
-    json!([all, pack.name, search.seed, search.generator, search.generator_model, search.temperature.map(decimal)])
+    json!([
+        all,
+        pack.name,
+        search.seed,
+        search.writer.generator,
+        search.writer.generator_model,
+        search.temperature.map(decimal)
+    ])
 }
 
 /// Captions of the files, and the prompt that is made of all inputs.
@@ -249,7 +256,7 @@ fn merged(
     cancel: &Arc<AtomicBool>,
 ) -> Result<(Vec<Said>, String)> {
     let search = &args.search;
-    let endpoint = Endpoint::named(&search.generator, &search.generator_model);
+    let endpoint = search.writer.endpoint();
     let options = Options {
         first: Some(first),
         seed: search.seed,

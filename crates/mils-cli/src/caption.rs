@@ -17,7 +17,7 @@ use crate::metadata::Metadata;
 use crate::output;
 use crate::report::{Embedding, Site, Subject, copied};
 use crate::scorers::Mode;
-use crate::session::{Doing, Endpoint, Facts, Options, Session, StepSeconds, decimal};
+use crate::session::{Doing, Facts, Options, Session, StepSeconds, decimal};
 use crate::show::{Display, one_line, tell};
 use crate::trace::Trace;
 use anyhow::{Context, Result};
@@ -40,7 +40,7 @@ use std::time::Instant;
 /// midway, are reported on stderr and in the exit code.
 pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
     // Questions come first: until then Ctrl-C has nothing to save.
-    let choice = choose::named(args.pack.as_deref(), || leading(args.modality, &args.files))?;
+    let choice = choose::named(args.writer.pack.as_deref(), || leading(args.modality, &args.files))?;
     let initial = args.initial.as_deref().map(mils_models::find_bank).transpose()?;
     let cancel = on_ctrl_c()?;
     let Some(pack) = choice.with_models(args.quiet, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
@@ -214,7 +214,7 @@ impl Job<'_> {
             files: self.files.len(),
             in_flight: args.in_flight.map(|n| n as usize),
             sequences: args.sequences.map(|n| n as usize),
-            endpoint: Endpoint::named(&args.generator, &args.generator_model),
+            endpoint: args.writer.endpoint(),
             initial: self.initial.clone(),
             embeddings: crate::kept::store(&mut |note| self.display.doing(Doing::Note(note))),
             cancel: Arc::clone(&self.cancel),

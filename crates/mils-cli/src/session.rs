@@ -80,13 +80,6 @@ pub struct Endpoint {
     pub model: Option<String>,
 }
 
-impl Endpoint {
-    /// What --generator and --generator-model name; `None` where that is the pack's language model.
-    pub(crate) fn named(url: &Option<String>, model: &Option<String>) -> Option<Self> {
-        url.clone().map(|url| Self { url, model: model.clone() })
-    }
-}
-
 /// Is given the language model and each request of the loop, and answers in its place.
 pub type Between<'a> = dyn FnMut(&mut dyn Generator, &Request<'_>) -> Result<Proposals, BoxError> + 'a;
 

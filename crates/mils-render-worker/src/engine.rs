@@ -11,6 +11,8 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+/// Which stable-diffusion.cpp it is: what that says of itself is the commit of whatever repository it is compiled in.
+const BINDING: &str = "0.1.20";
 /// What stable-diffusion.cpp complained of last: why a function gave nothing.
 static LAST: Mutex<String> = Mutex::new(String::new());
 static VERBOSE: AtomicBool = AtomicBool::new(false);
@@ -205,9 +207,7 @@ impl Renderer for Engine {
 
 /// What makes the same pictures: the program's version, the files, and what jobs do not set.
 fn name(args: &Args) -> Result<String> {
-    // SAFETY: it gives a string that lives as long as the program.
-    let version = unsafe { CStr::from_ptr(sd::sd_commit()) }.to_string_lossy();
-    let mut parts = vec![format!("stable-diffusion.cpp {version}")];
+    let mut parts = vec![format!("stable-diffusion.cpp of diffusion-rs-sys {BINDING}")];
     for (name, path) in args.files() {
         let metadata = std::fs::metadata(path).with_context(|| format!("{name} {}", path.display()))?;
         if !metadata.is_file() {
@@ -266,3 +266,11 @@ unsafe extern "C" fn log(level: sd::sd_log_level_t, text: *const c_char, _: *mut
 
 /// Steps are told to nobody: it would print a bar to standard output by itself.
 unsafe extern "C" fn progress(_: i32, _: i32, _: f32, _: *mut c_void) {}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_version_is_that_of_the_dependency() {
+        assert!(include_str!("../Cargo.toml").contains(&format!("diffusion-rs-sys = \"={}\"", super::BINDING)));
+    }
+}

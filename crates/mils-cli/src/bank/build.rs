@@ -2,6 +2,7 @@
 
 use super::BankFormat;
 use super::journal::{Journal, Said, path_of};
+use crate::args::generator::GeneratorArgs;
 use crate::args::{number, same_file, temperature};
 use crate::backend::{BackendChoice, generator_placement};
 use crate::choose;
@@ -9,10 +10,9 @@ use crate::interrupt::{INTERRUPTED, on_ctrl_c};
 use crate::models::ModalityName;
 use crate::output::replace;
 use crate::progress::Progress;
-use crate::session::{Endpoint, Options, Writer, decimal, open_writer};
+use crate::session::{Options, Writer, decimal, open_writer};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use mils_bank::{Cleaner, Counts, Labels, Limits, read_labels};
 use mils_llm::EndpointOptions;
 use mils_models::{Modality, Pack};
@@ -72,19 +72,9 @@ pub struct BuildArgs {
     #[arg(long)]
     pub overwrite: bool,
 
-    /// Model pack whose language model writes: a name (see `mils models list`), or a folder with a pack.toml [default: the
-    /// largest that is installed and that this machine can run]
-    #[arg(long, value_name = "NAME|DIR", env = "MILS_PACK", value_parser = NonEmptyStringValueParser::new())]
-    pub pack: Option<String>,
-
-    /// Ask this OpenAI-compatible endpoint in place of the pack's language model; a key is read from MILS_API_KEY or
-    /// OPENAI_API_KEY
-    #[arg(long, value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
-    pub generator: Option<String>,
-
-    /// The model's name there [default: the only one that it has]
-    #[arg(long, value_name = "NAME", requires = "generator", value_parser = NonEmptyStringValueParser::new())]
-    pub generator_model: Option<String>,
+    /// Which language model writes.
+    #[command(flatten)]
+    pub writer: GeneratorArgs,
 
     /// Answers written side by side, over all labels [default: the pack's, or what suits the model and the machine]
     #[arg(long, value_name = "N", value_parser = number(1..=192), allow_negative_numbers = true)]
@@ -129,8 +119,8 @@ impl BuildArgs {
         let file = || pack.generator_path().map(|path| path.display().to_string()).unwrap_or_default();
         json!({
             "modality": Modality::from(self.modality), "per_label": self.per_label, "seed": self.seed,
-            "temperature": decimal(self.temperature), "generator": self.generator.clone().unwrap_or_else(file),
-            "generator_model": self.generator_model,
+            "temperature": decimal(self.temperature), "generator": self.writer.generator.clone().unwrap_or_else(file),
+            "generator_model": self.writer.generator_model,
         })
     }
 }
@@ -174,7 +164,7 @@ fn template(modality: Modality) -> Result<PromptTemplate> {
 /// If the labels cannot be read, the language model cannot be had or fails, or the set cannot be written.
 pub(super) fn run(args: &BuildArgs) -> Result<ExitCode> {
     let labels = labels(args)?;
-    let choice = choose::named(args.pack.as_deref(), || args.modality.into())?;
+    let choice = choose::named(args.writer.pack.as_deref(), || args.modality.into())?;
     let cancel = on_ctrl_c()?;
     let interrupted = Ok(ExitCode::from(INTERRUPTED));
     let Some(mut pack) = choice.with_models(args.quiet, &cancel)? else { return interrupted };
@@ -184,7 +174,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<ExitCode> {
     let journal = Journal::open(&args.output, &args.identity(&pack), args.overwrite)?;
     // Answers of equal length that make up what is asked for. What the pack says is about its own language model.
     let wanted = args.per_label as usize;
-    let most = if args.generator.is_some() { EndpointOptions::default().lines } else { pack.generator.lines };
+    let most = if args.writer.generator.is_some() { EndpointOptions::default().lines } else { pack.generator.lines };
     pack.generator.lines = wanted.div_ceil(wanted.div_ceil(most.max(1)));
     let progress = Progress::new(args.quiet, None);
     let mut job = Job { args, labels, cancel, progress, journal, begin: Instant::now(), writer: String::new() };
@@ -240,7 +230,7 @@ impl Job<'_> {
             self.progress.note(&format!("mils: {done} of {} labels are done", self.labels.len()));
         }
         self.progress.say("loading the language model");
-        let endpoint = Endpoint::named(&args.generator, &args.generator_model);
+        let endpoint = args.writer.endpoint();
         let options = Options {
             sequences: args.sequences.map(|n| n as usize),
             endpoint,

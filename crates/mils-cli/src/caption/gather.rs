@@ -122,9 +122,9 @@ impl Job<'_> {
     fn identity(&self, pack: &Pack) -> Value {
         let args = self.args;
         let file = || pack.generator_path().map(|path| path.display().to_string()).unwrap_or_default();
-        let generator = args.generator.clone().unwrap_or_else(file);
+        let generator = args.writer.generator.clone().unwrap_or_else(file);
         json!({
-            "pack": pack.name, "generator": generator, "generator_model": args.generator_model, "steps": args.steps,
+            "pack": pack.name, "generator": generator, "generator_model": args.writer.generator_model, "steps": args.steps,
             "keep": args.keep, "propose": args.propose, "temperature": args.temperature.map(decimal),
             "seed": args.seed, "modality": args.modality.given(), "initial": self.initial,
         })

@@ -35,7 +35,7 @@ use style::{Target, by_clip, by_vgg};
 pub fn run(args: &EditArgs) -> Result<ExitCode> {
     let picture = read(&args.content)?;
     let style = args.style.as_deref().map(read).transpose()?;
-    let choice = choose::named(args.search.pack.as_deref(), || Modality::Image)?;
+    let choice = choose::named(args.search.writer.pack.as_deref(), || Modality::Image)?;
     let cancel = on_ctrl_c()?;
     let Some(pack) = choice.with_models(args.search.quiet, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
     let editing = pack.editing();

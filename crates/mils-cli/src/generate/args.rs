@@ -1,5 +1,6 @@
 //! The arguments of `mils generate`.
 
+use crate::args::generator::GeneratorArgs;
 use crate::args::{EncoderArgs, Format};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
@@ -144,10 +145,9 @@ pub struct SearchArgs {
     #[arg(long)]
     pub overwrite: bool,
 
-    /// Model pack: a name (see `mils models list`), or a folder with a pack.toml [default: the largest that is installed
-    /// and that this machine can run]
-    #[arg(long, value_name = "NAME|DIR", env = "MILS_PACK", value_parser = NonEmptyStringValueParser::new())]
-    pub pack: Option<String>,
+    /// Which language model writes.
+    #[command(flatten)]
+    pub writer: GeneratorArgs,
 
     /// An encoder of pictures that judges them: a checkpoint folder, a pack, or ORG/NAME in the hub cache; with several,
     /// a weight after each [default: the pack's]
@@ -191,14 +191,6 @@ pub struct SearchArgs {
     /// Sampling temperature of the language model, 0 to 10 [default: the pack's]
     #[arg(long, value_name = "T", value_parser = crate::args::temperature, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
-
-    /// Ask this OpenAI-compatible endpoint in place of the pack's language model: llama-server, vLLM, Ollama, …
-    #[arg(long, value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
-    pub generator: Option<String>,
-
-    /// The model's name there [default: the only one that it has]
-    #[arg(long, value_name = "NAME", requires = "generator", value_parser = NonEmptyStringValueParser::new())]
-    pub generator_model: Option<String>,
 
     /// Where and how the encoders run.
     #[command(flatten)]

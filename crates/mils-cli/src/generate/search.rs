@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::media::Media;
 use crate::report::{Embedding, Site, Subject, copied};
 use crate::scorers::config;
-use crate::session::{Endpoint, ModelNames, Options, Run, Sampling, StepSeconds, Writer, decimal};
+use crate::session::{ModelNames, Options, Run, Sampling, StepSeconds, Writer, decimal};
 use crate::show::{Display, one_line, tell};
 use crate::single::Found;
 use crate::trace::{DrawingFacts, EditFacts, EndFacts, Of, Record, RunFacts, ScorerFacts, Trace};
@@ -109,7 +109,7 @@ impl<'a> Search<'a> {
     /// # Errors
     /// If a model or the renderer fails, or the folder cannot be written.
     pub(crate) fn run(wish: &str, output: &Path, renderer: &RendererArgs, args: &SearchArgs) -> Result<ExitCode> {
-        let choice = choose::named(args.pack.as_deref(), || Modality::Image)?;
+        let choice = choose::named(args.writer.pack.as_deref(), || Modality::Image)?;
         let cancel = on_ctrl_c()?;
         let Some(pack) = choice.with_models(args.quiet, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
         Self::with_pack(wish, None, output, renderer, args, pack, cancel)
@@ -306,7 +306,7 @@ impl<'a> Search<'a> {
             propose: args.propose.map(|n| n as usize),
             temperature: args.temperature,
             seed: args.seed,
-            endpoint: Endpoint::named(&args.generator, &args.generator_model),
+            endpoint: args.writer.endpoint(),
             cancel: Arc::clone(&self.cancel),
             ..Options::default()
         };
@@ -506,8 +506,8 @@ fn identity(plan: &Plan<'_>, args: &SearchArgs, pack: &Pack, easel: &Easel) -> V
     let scorers: Vec<Value> = args.scorers.iter().map(|(name, weight)| json!([name, decimal(*weight)])).collect();
     json!({
         "wish": plan.wish, "of": plan.key, "pack": pack.name, "scorers": scorers, "aesthetic": aesthetic, "renderer": easel.renderer.get().identity(),
-        "size": easel.size, "render": easel.settings(), "generator": args.generator,
-        "generator_model": args.generator_model, "steps": args.steps, "keep": args.keep, "propose": args.propose,
+        "size": easel.size, "render": easel.settings(), "generator": args.writer.generator,
+        "generator_model": args.writer.generator_model, "steps": args.steps, "keep": args.keep, "propose": args.propose,
         "temperature": args.temperature.map(decimal), "seed": args.seed, "seeds": args.seeds, "finals": args.finals,
     })
 }

@@ -60,7 +60,7 @@ pub struct OptimizeArgs {
 
     /// Which language model writes.
     #[command(flatten)]
-    pub generator: GeneratorArgs,
+    pub writer: GeneratorArgs,
 
     /// Where the pack's language model runs
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]

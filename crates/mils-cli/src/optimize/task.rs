@@ -301,13 +301,13 @@ impl Task {
 
     /// The pack that is named, here or on the command line.
     pub(super) fn pack<'a>(&'a self, args: &'a OptimizeArgs) -> Option<&'a str> {
-        args.generator.pack.as_deref().or(self.generator.pack.as_deref())
+        args.writer.pack.as_deref().or(self.generator.pack.as_deref())
     }
 
     /// The endpoint that is asked in place of the pack's language model.
     pub(super) fn endpoint(&self, args: &OptimizeArgs) -> Option<Endpoint> {
         let own = || Some(Endpoint { url: self.generator.url.clone()?, model: self.generator.model.clone() });
-        args.generator.endpoint().or_else(own)
+        args.writer.endpoint().or_else(own)
     }
 
     /// The pack whose settings an endpoint is asked with where none is named: nothing of it need be there.

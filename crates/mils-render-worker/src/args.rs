@@ -22,7 +22,7 @@ Exit codes: 0 its input has ended, 1 the model cannot be loaded or the input is 
 pub(crate) enum Edits {
     /// The picture with noise, drawn anew: any model; --strength says how much noise
     Img2img,
-    /// Beside the prompt: models that follow instructions, as FLUX Kontext and Qwen Image Edit
+    /// Beside the prompt: models that follow instructions, as InstructPix2Pix, FLUX Kontext and Qwen Image Edit
     Reference,
     /// Not at all
     None,
@@ -83,6 +83,10 @@ pub(crate) struct Args {
     /// How far edits may go from the picture where a job says nothing, 0 to 1
     #[arg(long, value_name = "STRENGTH", default_value_t = 0.75, value_parser = share)]
     pub(crate) strength: f32,
+
+    /// Guidance by the picture that is edited, of models that have it (InstructPix2Pix: 1.5) [default: none]
+    #[arg(long, value_name = "SCALE", value_parser = scale)]
+    pub(crate) image_guidance: Option<f32>,
 
     /// How pictures are edited
     #[arg(long, value_enum, default_value_t = Edits::Img2img)]

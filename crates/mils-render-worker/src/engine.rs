@@ -129,6 +129,9 @@ impl Engine {
         } else {
             sampling.guidance.txt_cfg = guidance;
         }
+        if let (Some(scale), Some(_)) = (self.args.image_guidance, job.source) {
+            sampling.guidance.img_cfg = scale;
+        }
         // What it reads of a source; alive until the picture is there.
         let mut source = job.source.map(|source| source.image.clone());
         let mut picture = source.as_mut().map(|image| sd::sd_image_t {
@@ -221,6 +224,7 @@ fn name(args: &Args) -> Result<String> {
     parts.extend([&args.sampler, &args.scheduler, &args.r#type].into_iter().flatten().cloned());
     if args.edits != Edits::None {
         parts.push(format!("edits by {:?}, {}", args.edits, args.strength).to_lowercase());
+        parts.extend(args.image_guidance.map(|scale| format!("guidance by the picture {scale}")));
     }
     Ok(parts.join(", "))
 }

@@ -2,9 +2,11 @@
 
 mod args;
 mod measure;
+mod run;
 mod sight;
 
 pub use args::{CaptionsArgs, CompareArgs, EvalCommand};
+pub use run::RunArgs;
 
 use self::args::{EvalFormat, SourceArgs};
 use self::measure::Tools;
@@ -29,6 +31,7 @@ pub fn run(command: &EvalCommand) -> Result<ExitCode> {
     match command {
         EvalCommand::Captions(args) => captions(args),
         EvalCommand::Compare(args) => comparison(args),
+        EvalCommand::Run(args) => run::run(args),
     }
 }
 

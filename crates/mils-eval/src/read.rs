@@ -203,7 +203,7 @@ mod tests {
         assert!(error.contains("both of the item `x.png`"), "{error}");
     }
 
-    fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
+    fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         fs::write(&path, bytes).unwrap();

@@ -1,5 +1,6 @@
 //! The arguments of `mils eval`.
 
+use super::run::RunArgs;
 use crate::args::EncoderArgs;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
@@ -13,6 +14,8 @@ pub enum EvalCommand {
     Captions(CaptionsArgs),
     /// Tell whether one system's captions are better than another's
     Compare(CompareArgs),
+    /// Caption a data set and score it as papers do
+    Run(Box<RunArgs>),
 }
 
 impl EvalCommand {
@@ -21,6 +24,7 @@ impl EvalCommand {
         match self {
             Self::Captions(_) => "eval captions",
             Self::Compare(_) => "eval compare",
+            Self::Run(_) => "eval run",
         }
     }
 
@@ -29,7 +33,11 @@ impl EvalCommand {
     /// # Errors
     /// What is wrong, for people.
     pub fn check(&self) -> Result<(), String> {
-        let Self::Captions(args) = self else { return Ok(()) };
+        let args = match self {
+            Self::Captions(args) => args,
+            Self::Compare(_) => return Ok(()),
+            Self::Run(args) => return args.check(),
+        };
         match &args.per_item {
             Some(out) if [&args.candidates, &args.source.references].contains(&out) => {
                 Err(format!("--per-item would overwrite the file {}", out.display()))

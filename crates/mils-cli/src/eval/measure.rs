@@ -32,11 +32,14 @@ impl Measured {
     }
 }
 
+/// Opens an encoder on what items are of.
+type OpenSight<'a> = dyn Fn(&Corpus) -> Result<Sight> + 'a;
+
 /// What metrics take, read where one needs it and kept for a second system.
 pub(super) struct Tools<'a> {
     args: &'a MeasureArgs,
     /// Opens the encoder of CLIPScore on what the items are of.
-    open_sight: Box<dyn Fn(&Corpus) -> Result<Sight> + 'a>,
+    open_sight: Box<OpenSight<'a>>,
     meteor: Option<Meteor>,
     sight: Option<Sight>,
 }

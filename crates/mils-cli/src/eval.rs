@@ -2,10 +2,12 @@
 
 mod args;
 mod measure;
+mod plot;
 mod run;
 mod sight;
 
 pub use args::{CaptionsArgs, CompareArgs, EvalCommand};
+pub use plot::PlotArgs;
 pub use run::RunArgs;
 
 use self::args::{EvalFormat, SourceArgs};
@@ -32,6 +34,7 @@ pub fn run(command: &EvalCommand) -> Result<ExitCode> {
         EvalCommand::Captions(args) => captions(args),
         EvalCommand::Compare(args) => comparison(args),
         EvalCommand::Run(args) => run::run(args),
+        EvalCommand::Plot(args) => plot::run(args),
     }
 }
 

@@ -40,6 +40,7 @@ pub mod metadata;
 pub mod model;
 pub mod models;
 pub mod output;
+pub mod plot;
 pub mod progress;
 pub mod report;
 pub mod rows;

@@ -166,3 +166,52 @@ fn shares_make_one_and_a_limit_draws_the_same() {
     let nothing = arguments(&at("nowhere"), &url, &at("nothing"), &[]);
     fails(mils().args(nothing), 1, &["coco (test) is not whole here: there is no dataset_coco.json"]);
 }
+
+#[test]
+fn a_grid_is_run_drawn_and_not_run_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, url) = (dir.path().join("coco"), serve());
+    write_coco(&root, Split::HeldOut, 2, 3).unwrap();
+    let (grid, out) = (dir.path().join("grid.toml"), dir.path().join("out"));
+    let text = format!(
+        "[run]\ndata = 'coco'\nroot = '{}'\ngenerator = '{url}'\ngenerator-model = 'm'\nbackend = 'cpu'\nsteps = 2\n\
+         metrics = ['bleu', 'cider']\nbootstrap = 20\n[axes]\nsteps = [0, 2]\ninitial-size = [30, 300]\n\
+         feedback = ['true', 'none']\n",
+        root.display()
+    );
+    fs::write(&grid, &text).unwrap();
+    let plot = || {
+        let mut command = mils();
+        command.args(["eval", "plot"]).arg(&grid).arg("--output").arg(&out);
+        command
+    };
+    let (code, stdout, stderr) = run(&mut plot());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("run 5 of 5"), "{stderr}");
+    assert!(stdout.contains("| initial-size | score | bleu-4 | cider |"), "{stdout}");
+    for name in ["steps", "initial-size", "initial-size-steps", "feedback", "feedback-steps"] {
+        let svg = fs::read_to_string(out.join(format!("{name}.svg"))).unwrap();
+        assert!(svg.contains("CIDEr-D") && svg.contains("score of the encoder"), "{name}");
+        assert!(image::open(out.join(format!("{name}.png"))).unwrap().width() >= 480);
+    }
+    let figures = json(&out.join("figures.json"));
+    let axes: Vec<&str> = figures["axes"].as_array().unwrap().iter().map(|a| a["axis"].as_str().unwrap()).collect();
+    assert_eq!(axes, ["feedback", "initial-size", "steps"]);
+    let last = figures["axes"][2]["runs"][0]["steps"].as_array().unwrap().last().unwrap().clone();
+    let report = json(&out.join("runs/base/results.json"));
+    assert_eq!(last["metrics"]["cider"]["value"], report["metrics"]["cider"], "the last step is what came out");
+    // Nothing is run again; and folders that are there are drawn too.
+    let captions_before = fs::read(out.join("runs/base/captions.jsonl")).unwrap();
+    let (code, again, _) = run(&mut plot());
+    assert_eq!((code, again), (0, stdout));
+    assert_eq!(fs::read(out.join("runs/base/captions.jsonl")).unwrap(), captions_before);
+    let mut folders = mils();
+    folders.args(["eval", "plot", "--metrics", "rouge-l", "--format", "json", "--output"]).arg(dir.path().join("two"));
+    let (code, stdout, stderr) = run(folders.arg(out.join("runs/base")).arg(out.join("runs/feedback=none")));
+    assert_eq!(code, 0, "{stderr}");
+    let figures: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(figures["axes"][0]["runs"][1]["value"], "feedback=none");
+    assert!(dir.path().join("two/run-steps.png").is_file());
+    fs::write(&grid, text.replace("keep", "kep").replace("steps = 2", "stops = 2")).unwrap();
+    fails(&mut plot(), 1, &["grid.toml: unexpected argument '--stops'"]);
+}

@@ -1,5 +1,6 @@
 //! The arguments of `mils eval`.
 
+use super::plot::PlotArgs;
 use super::run::RunArgs;
 use crate::args::EncoderArgs;
 use clap::builder::NonEmptyStringValueParser;
@@ -16,6 +17,8 @@ pub enum EvalCommand {
     Compare(CompareArgs),
     /// Caption a data set and score it as papers do
     Run(Box<RunArgs>),
+    /// Draw scores over steps and settings, from a grid of runs or from their results
+    Plot(Box<PlotArgs>),
 }
 
 impl EvalCommand {
@@ -25,6 +28,7 @@ impl EvalCommand {
             Self::Captions(_) => "eval captions",
             Self::Compare(_) => "eval compare",
             Self::Run(_) => "eval run",
+            Self::Plot(_) => "eval plot",
         }
     }
 
@@ -35,7 +39,7 @@ impl EvalCommand {
     pub fn check(&self) -> Result<(), String> {
         let args = match self {
             Self::Captions(args) => args,
-            Self::Compare(_) => return Ok(()),
+            Self::Compare(_) | Self::Plot(_) => return Ok(()),
             Self::Run(args) => return args.check(),
         };
         match &args.per_item {

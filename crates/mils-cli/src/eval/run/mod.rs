@@ -7,7 +7,9 @@ mod results;
 
 pub use args::RunArgs;
 
-pub(crate) use results::{Done, Scoring};
+pub(super) use folder::lines as read_lines;
+pub(super) use plan::Item;
+pub(super) use results::{Done, On, Scoring, corpus, mean_score, on};
 
 use self::folder::{Folder, part_of_initial};
 use self::plan::Plan;
@@ -50,7 +52,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
 ///
 /// # Errors
 /// As [`run`].
-pub(crate) fn evaluate(args: &RunArgs, pack: Pack, cancel: &Arc<AtomicBool>) -> Result<Option<Done>> {
+pub(super) fn evaluate(args: &RunArgs, pack: Pack, cancel: &Arc<AtomicBool>) -> Result<Option<Done>> {
     let progress = Progress::new(args.quiet, None);
     let plan = Plan::make(args, &progress)?;
     let folder = Folder::begin(args, &plan, &pack, &progress)?;
@@ -83,7 +85,7 @@ pub(crate) fn evaluate(args: &RunArgs, pack: Pack, cancel: &Arc<AtomicBool>) -> 
         return Ok(None);
     }
     let progress = Progress::new(args.quiet, None);
-    let done = Scoring::new(args, &plan, &progress).all(&plan, &folder)?;
+    let done = Scoring::new(&on(args), &plan.items, &progress).all(args.data.data_set(), &plan, &folder)?;
     progress.finish();
     Ok((!cancel.load(Ordering::SeqCst)).then_some(done))
 }

@@ -2,11 +2,15 @@
 
 use super::args::RunArgs;
 use super::folder::Folder;
-use super::plan::Plan;
+use super::plan::{Item, Plan};
+use crate::args::EncoderArgs;
+use crate::eval::args::MeasureArgs;
 use crate::eval::measure::{Measured, Tools};
 use crate::eval::sight::Sight;
+use crate::media::ModalityChoice;
 use crate::progress::Progress;
 use anyhow::Result;
+use mils_eval::dataset::DataSet;
 use mils_eval::evaluate::{Corpus, Words};
 use mils_eval::published::{Published, published};
 use mils_eval::stats::{Interval, bootstrap};
@@ -36,10 +40,7 @@ const COLUMNS: [&str; 15] = [
 
 /// A run that is done.
 pub(crate) struct Done {
-    /// Captions of each item as `mils caption` writes them, where there are.
-    pub(crate) lines: Vec<Option<Value>>,
-    pub(crate) plan: Plan,
-    pub(crate) corpus: Corpus,
+    failed: usize,
     /// For programs.
     pub(crate) report: Value,
     /// For people.
@@ -49,32 +50,49 @@ pub(crate) struct Done {
 impl Done {
     /// Items without a caption.
     pub(crate) fn failed(&self) -> usize {
-        self.corpus.failed()
+        self.failed
     }
+}
 
-    /// The most steps that a run took.
-    pub(crate) fn steps(&self) -> usize {
-        let last = |line: &Value| line["history"].as_array()?.last()?["step"].as_u64();
-        self.lines.iter().flatten().filter_map(last).max().unwrap_or_default() as usize
+/// By what captions are scored.
+#[derive(Clone, Copy)]
+pub(crate) struct On<'a> {
+    pub(crate) measures: &'a MeasureArgs,
+    /// Where CLIPScore's encoder runs.
+    pub(crate) encoder: &'a EncoderArgs,
+    pub(crate) modality: ModalityChoice,
+    /// Samples, and their seed.
+    pub(crate) bootstrap: u64,
+    pub(crate) seed: u64,
+}
+
+/// That of a run.
+pub(crate) fn on(args: &RunArgs) -> On<'_> {
+    On {
+        measures: &args.measures,
+        encoder: &args.run.encoder,
+        modality: args.data.modality().into(),
+        bootstrap: args.bootstrap,
+        seed: args.run.seed,
     }
 }
 
 /// Scores a run's captions; what metrics read is read once.
 pub(crate) struct Scoring<'a> {
-    args: &'a RunArgs,
+    on: On<'a>,
     tools: Tools<'a>,
     progress: &'a Progress,
 }
 
 impl<'a> Scoring<'a> {
     /// Nothing is read yet.
-    pub(crate) fn new(args: &'a RunArgs, plan: &Plan, progress: &'a Progress) -> Self {
-        let files: Vec<Option<PathBuf>> = plan.items.iter().map(|item| item.file.clone()).collect();
-        let tools = Tools::new(&args.measures, move |_| {
-            let scorer = args.measures.scorer.as_deref();
-            Sight::open(scorer, &args.run.encoder, &files, args.data.modality().into(), progress)
+    pub(crate) fn new(on: &On<'a>, items: &[Item], progress: &'a Progress) -> Self {
+        let files: Vec<Option<PathBuf>> = items.iter().map(|item| item.file.clone()).collect();
+        let on = *on;
+        let tools = Tools::new(on.measures, move |_| {
+            Sight::open(on.measures.scorer.as_deref(), on.encoder, &files, on.modality, progress)
         });
-        Self { args, tools, progress }
+        Self { on, tools, progress }
     }
 
     /// All metrics of a corpus, with their intervals.
@@ -84,7 +102,7 @@ impl<'a> Scoring<'a> {
     pub(crate) fn measure(&mut self, corpus: &Corpus) -> Result<(Measured, Vec<Interval>)> {
         self.progress.say("cutting texts into words");
         let measured = self.tools.measure(corpus, &Words::of(corpus), self.progress)?;
-        let (samples, seed) = (self.args.bootstrap, self.args.run.seed);
+        let (samples, seed) = (self.on.bootstrap, self.on.seed);
         let intervals = match samples {
             0 => Vec::new(),
             _ => measured.series.iter().map(|s| bootstrap(s, samples, seed)).collect(),
@@ -96,7 +114,7 @@ impl<'a> Scoring<'a> {
     ///
     /// # Errors
     /// If a metric cannot be computed, or something cannot be written.
-    pub(super) fn all(mut self, plan: &Plan, folder: &Folder) -> Result<Done> {
+    pub(super) fn all(mut self, data: DataSet, plan: &Plan, folder: &Folder) -> Result<Done> {
         let mut by_file: HashMap<String, Value> = HashMap::new();
         for line in folder.lines()? {
             if let Some(file) = line["file"].as_str().map(str::to_owned) {
@@ -105,23 +123,23 @@ impl<'a> Scoring<'a> {
         }
         let mut line = |file: &PathBuf| by_file.remove(&file.display().to_string());
         let lines: Vec<Option<Value>> = plan.items.iter().map(|item| item.file.as_ref().and_then(&mut line)).collect();
-        let corpus = corpus(plan, &lines, None);
+        let corpus = corpus(&plan.items, plan.left_out, &lines, None);
         let (measured, intervals) = self.measure(&corpus)?;
         let costs: Vec<Option<Cost>> = lines.iter().map(|line| line.as_ref().and_then(Cost::of)).collect();
         folder.write("items.jsonl", &items(plan, &corpus, &lines, &measured, &costs))?;
-        let rows = published(self.args.data.data_set(), &plan.split)?;
+        let rows = published(data, &plan.split)?;
         let report = report(plan, folder, &corpus, &measured, &intervals, &costs, &rows);
         folder.write("results.json", &format!("{report:#}\n"))?;
         let table = table(&report, &measured, &rows);
         folder.write("table.md", &table)?;
-        Ok(Done { lines, plan: plan.clone(), corpus, report, table })
+        Ok(Done { failed: corpus.failed(), report, table })
     }
 }
 
 /// The captions of all items, or those that the runs had after a step; with their references.
-pub(crate) fn corpus(plan: &Plan, lines: &[Option<Value>], step: Option<usize>) -> Corpus {
-    let mut made = Corpus { left_out: plan.left_out, ..Corpus::default() };
-    for (item, line) in plan.items.iter().zip(lines) {
+pub(crate) fn corpus(items: &[Item], left_out: usize, lines: &[Option<Value>], step: Option<usize>) -> Corpus {
+    let mut made = Corpus { left_out, ..Corpus::default() };
+    for (item, line) in items.iter().zip(lines) {
         let caption = line.as_ref().and_then(|line| caption_at(line, step));
         let error = match (&caption, line) {
             (Some(_), _) => None,
@@ -222,7 +240,9 @@ impl Cost {
 fn items(plan: &Plan, corpus: &Corpus, lines: &[Option<Value>], measured: &Measured, costs: &[Option<Cost>]) -> String {
     let mut out = String::new();
     for (at, item) in plan.items.iter().enumerate() {
-        let mut line = json!({"id": item.id, "file": item.file, "caption": corpus.candidates[at]});
+        let mut line = json!({
+            "id": item.id, "file": item.file, "caption": corpus.candidates[at], "references": item.references,
+        });
         if let Some(error) = &corpus.errors[at] {
             line["error"] = json!(error);
         }

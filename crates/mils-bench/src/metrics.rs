@@ -163,7 +163,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         bench.measure((plain, &title), &mut contestants(None), &[PYCOCO, "ours"]);
     }
     if bench.wanted(with_meteor) {
-        match worker.as_ref().map(|worker| data(worker)) {
+        match worker.as_ref().map(data) {
             Some(Ok(folder)) => {
                 let title = format!("{of}; METEOR 1.5 with its data");
                 bench.measure((with_meteor, &title), &mut contestants(Some(folder)), &[PYCOCO, "ours"]);

@@ -97,6 +97,7 @@ fn a_data_set_is_captioned_scored_and_taken_up() {
     let table = fs::read_to_string(whole.join("table.md")).unwrap();
     assert!(table.contains("| MILS | ") && table.contains("arXiv:2501.18096"), "{table}");
     assert!(table.contains("6 of 6 items, 1 failed (they score 0)") && table.contains("A sample took "), "{table}");
+    assert!(table.contains("Published rows are of all 5000 items"), "{table}");
 
     // Killed when something is kept, and taken up.
     let mut child = Command::new(env!("CARGO_BIN_EXE_mils"))

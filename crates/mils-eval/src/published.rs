@@ -10,6 +10,8 @@ use std::path::Path;
 pub struct Published {
     /// The system.
     pub system: String,
+    /// Of how many items.
+    pub items: usize,
     /// Metrics by the names that they have here, in percent as papers print them.
     pub metrics: Vec<(String, f64)>,
     /// Where it was published.
@@ -25,12 +27,13 @@ const TABLE: &str = include_str!("../data/published.csv");
 /// If the table is broken, which a test finds.
 pub fn published(data: DataSet, split: &str) -> Result<Vec<Published>, EvalError> {
     let failed = |e: csv::Error| EvalError::file(Path::new("published.csv"), e.to_string());
+    let no_number = |value: &str| EvalError::file(Path::new("published.csv"), format!("`{value}` is no number"));
     let mut reader = csv::Reader::from_reader(TABLE.as_bytes());
     let head = reader.headers().map_err(failed)?.clone();
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(failed)?;
-        let mut row = Published { system: String::new(), metrics: Vec::new(), source: String::new() };
+        let mut row = Published { system: String::new(), items: 0, metrics: Vec::new(), source: String::new() };
         let mut wanted = true;
         for (column, value) in head.iter().zip(&record) {
             match column {
@@ -38,11 +41,9 @@ pub fn published(data: DataSet, split: &str) -> Result<Vec<Published>, EvalError
                 "split" => wanted &= value == split,
                 "system" => value.clone_into(&mut row.system),
                 "source" => value.clone_into(&mut row.source),
+                "items" => row.items = value.parse().map_err(|_| no_number(value))?,
                 _ if value.is_empty() => {}
-                _ => {
-                    let problem = || EvalError::file(Path::new("published.csv"), format!("`{value}` is no number"));
-                    row.metrics.push((column.to_owned(), value.parse().map_err(|_| problem())?));
-                }
+                _ => row.metrics.push((column.to_owned(), value.parse().map_err(|_| no_number(value))?)),
             }
         }
         if wanted {
@@ -62,7 +63,7 @@ mod tests {
         let mut found = 0;
         for data in DataSet::ALL {
             let rows = published(data, data.default_split()).unwrap();
-            assert!(rows.iter().all(|r| r.source.starts_with("arXiv:") && !r.metrics.is_empty()));
+            assert!(rows.iter().all(|r| r.source.starts_with("arXiv:") && !r.metrics.is_empty() && r.items > 0));
             found += rows.len();
         }
         assert_eq!(found, all, "rows of splits or data sets that there are not");

@@ -270,7 +270,7 @@ fn report(
     let row = |row: &Published| {
         let metrics: Map<String, Value> =
             row.metrics.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
-        json!({"system": row.system, "percent": metrics, "source": row.source})
+        json!({"system": row.system, "items": row.items, "percent": metrics, "source": row.source})
     };
     let mut report = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -325,8 +325,9 @@ fn table(report: &Value, measured: &Measured, rows: &[Published]) -> String {
         let _ = write!(out, ", {} left out", number("left_out"));
     }
     out.push_str(". In percent, [95 % interval].");
-    if items < of && !rows.is_empty() {
-        out.push_str(" Published rows are of all items.");
+    if let Some(row) = rows.iter().find(|row| row.items as u64 != items) {
+        let _ =
+            write!(out, " Published rows are of all {} items: they are not to be compared with this one.", row.items);
     }
     out.push('\n');
     let cost = &report["cost_of_a_sample"];

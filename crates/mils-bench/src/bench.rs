@@ -23,7 +23,7 @@ use std::time::Duration;
 #[derive(Args, Clone, Debug)]
 pub struct BenchArgs {
     /// Measure peers too: all that are there, or these of ort-f32, torch-f32, torch-bf16, candle
-    /// (built when it is named), pyav
+    /// (built when it is named), pyav, pycocoevalcap
     #[arg(long, value_name = "NAMES", num_args = 0..=1, require_equals = true, value_delimiter = ',',
           default_missing_value = "")]
     pub peers: Option<Vec<String>>,
@@ -55,7 +55,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Draw the tables
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg|png")]
     pub plot: Option<PathBuf>,
     /// Where models with random weights are kept [default: target/bench-models]
     #[arg(long, value_name = "DIR")]

@@ -3,14 +3,13 @@
 use crate::bench::Bench;
 use crate::checkpoint::{CLIP_B32, CLIP_L14, Family, Recipe, SIGLIP_B16, SIGLIP_SO400M, captions};
 use crate::harness::{Contestant, Extra, Kind};
-use crate::meter::{Account, Meter};
 use crate::peer::{Ask, Done, Embedded, Loaded, Ran, Worker};
 use crate::roofline::{KernelTable, Roof};
 use anyhow::{Context, Result, bail};
 use mils_cpu::{Cpu, Math};
 use mils_encoder::{Embeddings, Encoder, ModelFiles, Precision};
 use mils_gpu::{Activations, Gpu};
-use mils_graph::Backend;
+use mils_graph::{Account, Backend, Meter};
 use mils_media::{Pixels, RgbImage};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -331,7 +330,7 @@ fn profiled<'a>(
         let half = gpu.activations() == Activations::F16;
         let (precision, held) = if half { ("f16", Precision::F16) } else { ("f32", Precision::F32) };
         bench.say(&format!("loading in {precision} on {} to time kernels", gpu.name()));
-        let meter = Meter::new(gpu);
+        let meter = Meter::timed(Box::new(gpu));
         let encoder = ModelFiles::open_with(folder, held)?.load(&meter)?;
         // A software driver's figures mean little, and take long.
         let runs = if gpu.is_software() { 1 } else { 10 };

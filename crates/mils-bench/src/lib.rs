@@ -20,6 +20,7 @@ pub mod lists;
 pub mod load;
 pub mod media;
 pub mod meter;
+pub mod metrics;
 pub mod peer;
 pub mod quality;
 pub mod recombine;

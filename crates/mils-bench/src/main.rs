@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use mils_bench::bench::{Bench, BenchArgs};
 use mils_bench::quality::{self, Arm, Figures, Pictures, Setup, Sounds, Subject, Videos};
-use mils_bench::{encoders, generation, lists, load, media, runs, sounds};
+use mils_bench::{encoders, generation, lists, load, media, metrics, runs, sounds};
 use mils_cli::backend::BackendChoice;
 use mils_cli::interrupt::{INTERRUPTED, on_ctrl_c};
 use mils_models::Pack;
@@ -94,6 +94,11 @@ enum Command {
         #[command(flatten)]
         args: BenchArgs,
     },
+    /// Time caption metrics over 40,504 captions, beside pycocoevalcap
+    Metrics {
+        #[command(flatten)]
+        args: BenchArgs,
+    },
     /// All speed benchmarks
     All {
         #[command(flatten)]
@@ -179,9 +184,10 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::All { args } => {
-            speed(args, &[encoders::run, sounds::run, load::run, generation::run, runs::run, media::run])
+            speed(args, &[encoders::run, sounds::run, load::run, generation::run, runs::run, media::run, metrics::run])
         }
         Command::Media { args } => speed(args, &[media::run]),
+        Command::Metrics { args } => speed(args, &[metrics::run]),
         Command::Runs { args } => speed(args, &[runs::run]),
         Command::Generation { args } => speed(args, &[generation::run]),
         Command::Quality { task: Task::Generate, scenes, seed, pack, steps, backend, show, json, .. } => {

@@ -66,6 +66,15 @@ pub enum Ask<'a> {
         /// How often.
         repeats: usize,
     },
+    /// Score captions, so often.
+    Metrics {
+        /// JSON with candidates and references.
+        file: &'a Path,
+        /// METEOR in place of BLEU, ROUGE-L and CIDEr.
+        meteor: bool,
+        /// How often.
+        repeats: usize,
+    },
     /// Run it and return the embeddings.
     Embed {
         /// The input.
@@ -90,6 +99,17 @@ pub struct Loaded {
 pub struct Ran {
     /// By the worker's own clock.
     pub seconds: Vec<f64>,
+}
+
+/// Seconds of every run, and the scores that came out.
+#[derive(Deserialize)]
+pub struct Scored {
+    /// By the worker's own clock.
+    pub seconds: Vec<f64>,
+    /// By metric.
+    pub scores: BTreeMap<String, f64>,
+    /// The folder of METEOR's data.
+    pub meteor: String,
 }
 
 /// Embeddings, row by row.
@@ -226,9 +246,11 @@ impl Drop for Worker {
 }
 
 /// Which peers there are, in the order of the tables.
-pub const NAMES: [&str; 5] = ["ort-f32", "torch-f32", "torch-bf16", CANDLE, PYAV];
+pub const NAMES: [&str; 6] = ["ort-f32", "torch-f32", "torch-bf16", CANDLE, PYAV, PYCOCO];
 /// The one that decodes videos, and runs no models.
 pub const PYAV: &str = "pyav";
+/// The one that scores captions, and runs no models.
+pub const PYCOCO: &str = "pycocoevalcap";
 
 /// How peers are started.
 #[derive(Clone, Debug)]
@@ -269,7 +291,7 @@ impl Peers {
     /// there, a line each.
     pub fn start(&self, say: &dyn Fn(&str), missing: &mut dyn FnMut(String)) -> Vec<Worker> {
         let mut workers = Vec::new();
-        for name in self.wanted.iter().filter(|name| *name != PYAV) {
+        for name in self.wanted.iter().filter(|name| ![PYAV, PYCOCO].contains(&name.as_str())) {
             let built = if name == CANDLE && !self.candle.is_built() { ", which is built first" } else { "" };
             say(&format!("starting {name}{built}"));
             match self.start_one(name) {
@@ -292,7 +314,11 @@ impl Peers {
             }
             return Worker::start(name, self.candle.command(self.threads)?);
         }
-        let script = if name == PYAV { "peers/media.py" } else { "peers/peer.py" };
+        let script = match name {
+            PYAV => "peers/media.py",
+            PYCOCO => "peers/metrics.py",
+            _ => "peers/peer.py",
+        };
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
         let mut command = Command::new(&self.python);
         command.arg(script).arg(name).arg(self.threads.to_string());

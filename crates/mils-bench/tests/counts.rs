@@ -9,10 +9,10 @@
 #![allow(clippy::unreadable_literal, reason = "pinned numbers are pasted as the test prints them")]
 
 use mils_bench::checkpoint::{CLIP_B32, Family, Recipe, SIGLIP_B16, SIGLIP_SO400M};
-use mils_bench::meter::{Absent, Meter};
+use mils_bench::meter::Absent;
 use mils_encoder::{Encoder, ModelFiles, Precision};
 use mils_gpu::{Activations, AdapterKind, Cooperative, Setup};
-use mils_graph::{Backend, BackendError, DType, Graph, HostTensor, Program, WeightSet, Work};
+use mils_graph::{Backend, BackendError, DType, Graph, HostTensor, Meter, Program, WeightSet, Work};
 use mils_media::Pixels;
 use std::fmt::Write;
 use std::path::Path;
@@ -121,7 +121,7 @@ fn counted() -> Vec<(&'static str, &'static str, Work)> {
         setup: Setup { kind: AdapterKind::Discrete, activations, cooperative },
         matrices,
     });
-    let meters = Together(gpus.iter().map(|gpu| Meter::new(gpu)).collect());
+    let meters = Together(gpus.iter().map(|gpu| Meter::timed(Box::new(gpu))).collect());
     let mut all = Vec::new();
     let mut encoder: Option<Encoder> = None;
     for (name, recipe, input) in WORK {

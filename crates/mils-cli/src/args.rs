@@ -2,9 +2,10 @@
 
 pub mod generator;
 pub mod output;
+pub mod run;
 
-use self::generator::GeneratorArgs;
 use self::output::OutputArgs;
+use self::run::LoopArgs;
 use crate::backend::{BackendChoice, MathChoice};
 use crate::bank::BankCommand;
 use crate::blend::BlendArgs;
@@ -184,7 +185,7 @@ they are. A caption that is in a sidecar or description already is not added to 
 Exit codes: 0 done, 1 a file or a model failed, 2 wrong usage, 130 interrupted (the best so far is printed).";
 
 /// `mils caption`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct CaptionArgs {
     /// Images, videos and sounds, told by their content: JPEG, PNG, WebP, GIF, BMP, TIFF, PNM; what FFmpeg reads of
@@ -210,47 +211,9 @@ pub struct CaptionArgs {
     #[arg(long, value_enum, default_value_t = ModalityChoice::Auto)]
     pub modality: ModalityChoice,
 
-    /// Which language model writes.
+    /// Models and settings.
     #[command(flatten)]
-    pub writer: GeneratorArgs,
-
-    /// Start from these texts: a file, one a line, or the name of a set (see `mils bank list`) [default: the pack's]
-    #[arg(long, value_name = "FILE|NAME", value_parser = NonEmptyStringValueParser::new())]
-    pub initial: Option<String>,
-
-    /// Most steps; 0 takes the best of the initial set [default: the pack's]
-    #[arg(long, value_name = "N", value_parser = number(0..=10_000), allow_negative_numbers = true)]
-    pub steps: Option<u32>,
-
-    /// Texts that go back to the language model in each step [default: the pack's]
-    #[arg(long, value_name = "K", value_parser = number(1..=10_000), allow_negative_numbers = true)]
-    pub keep: Option<u32>,
-
-    /// Texts asked for in each step [default: the pack's]
-    #[arg(long, value_name = "N", value_parser = number(1..=100_000), allow_negative_numbers = true)]
-    pub propose: Option<u32>,
-
-    /// Sampling temperature of the language model, 0 to 10 [default: the pack's]
-    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
-    pub temperature: Option<f32>,
-
-    /// Seed; the same seed gives the same run, up to rounding where several files are in flight
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-
-    /// Files captioned side by side: their texts are written together, and some are scored while others are written
-    /// for; 1 is one after another [default: what suits the devices]
-    #[arg(long, value_name = "N", value_parser = number(1..=64), allow_negative_numbers = true)]
-    pub in_flight: Option<u32>,
-
-    /// Answers that the language model writes side by side, over all files [default: the pack's, or what suits the
-    /// model and the machine]
-    #[arg(long, value_name = "N", value_parser = number(1..=192), allow_negative_numbers = true)]
-    pub sequences: Option<u32>,
-
-    /// Where and how it runs.
-    #[command(flatten)]
-    pub encoder: EncoderArgs,
+    pub run: LoopArgs,
 
     /// How results are printed
     #[arg(long, value_enum, default_value_t = Format::Text)]

@@ -22,7 +22,7 @@ use crate::show::{Display, one_line, tell};
 use crate::trace::Trace;
 use anyhow::{Context, Result};
 use mils_models::{Modality, Pack};
-use mils_optim::{Counts, Event, StoppedBy};
+use mils_optim::{Counts, Event, StepRecord, StoppedBy};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -40,10 +40,19 @@ use std::time::Instant;
 /// midway, are reported on stderr and in the exit code.
 pub fn run(args: &CaptionArgs) -> Result<ExitCode> {
     // Questions come first: until then Ctrl-C has nothing to save.
-    let choice = choose::named(args.writer.pack.as_deref(), || leading(args.modality, &args.files))?;
-    let initial = args.initial.as_deref().map(mils_models::find_bank).transpose()?;
+    let choice = choose::named(args.run.writer.pack.as_deref(), || leading(args.modality, &args.files))?;
+    args.run.initial()?;
     let cancel = on_ctrl_c()?;
     let Some(pack) = choice.with_models(args.quiet, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
+    caption(args, pack, cancel)
+}
+
+/// Captions with a pack that is there, until `cancel` is set.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn caption(args: &CaptionArgs, pack: Pack, cancel: Arc<AtomicBool>) -> Result<ExitCode> {
+    let initial = args.run.initial()?;
     let display = Display::new(args.quiet, args.verbose);
     let (log, failed) = (Mutex::default(), AtomicBool::new(false));
     let (files, batch) = (Vec::new(), Mutex::default());
@@ -202,25 +211,26 @@ impl Job<'_> {
     /// Loads the models; `None` if that was interrupted, when there is no best so far.
     fn open(&self, pack: Pack, first: Option<Modality>) -> Result<Option<Session>> {
         let args = self.args;
+        let run = &args.run;
         let options = Options {
             first,
-            steps: args.steps.map(|n| n as usize),
-            keep: args.keep.map(|n| n as usize),
-            propose: args.propose.map(|n| n as usize),
-            temperature: args.temperature,
-            seed: args.seed,
-            precision: args.encoder.dtype.into(),
-            math: args.encoder.math,
+            steps: run.steps.map(|n| n as usize),
+            keep: run.keep.map(|n| n as usize),
+            propose: run.propose.map(|n| n as usize),
+            temperature: run.temperature,
+            seed: run.seed,
+            feedback: run.feedback,
+            precision: run.encoder.dtype.into(),
+            math: run.encoder.math,
             files: self.files.len(),
-            in_flight: args.in_flight.map(|n| n as usize),
-            sequences: args.sequences.map(|n| n as usize),
-            endpoint: args.writer.endpoint(),
+            in_flight: run.in_flight.map(|n| n as usize),
+            sequences: run.sequences.map(|n| n as usize),
+            endpoint: run.writer.endpoint(),
             initial: self.initial.clone(),
             embeddings: crate::kept::store(&mut |note| self.display.doing(Doing::Note(note))),
             cancel: Arc::clone(&self.cancel),
-            ..Options::default()
         };
-        match Session::open(pack, &options, args.encoder.backend, &mut |doing| self.display.doing(doing)) {
+        match Session::open(pack, &options, run.encoder.backend, &mut |doing| self.display.doing(doing)) {
             Err(_) if self.cancelled() => Ok(None),
             opened => opened.map(Some),
         }
@@ -484,6 +494,13 @@ fn counts(of: &Counts) -> Value {
     })
 }
 
+/// What a step has come to; the first is the initial set's.
+fn step(of: &StepRecord) -> Value {
+    json!({
+        "step": of.step, "caption": of.best.text, "score": of.best.score, "mean_kept": of.mean_kept, "scored": of.scored,
+    })
+}
+
 /// The result of a file as JSON.
 fn result(file: &str, facts: &Facts, Flown { mode, run, .. }: &Flown) -> Value {
     let outcome = &run.outcome;
@@ -496,13 +513,15 @@ fn result(file: &str, facts: &Facts, Flown { mode, run, .. }: &Flown) -> Value {
         // Without the initial set's.
         "steps": outcome.steps.len().saturating_sub(1),
         "stopped_by": outcome.stopped_by,
+        "history": outcome.steps.iter().map(step).collect::<Vec<_>>(),
         "counts": counts(&outcome.counts),
+        "encoder": run.encoder,
         "seconds": run.seconds,
         "utilisation": run.utilisation,
         "in_flight": facts.in_flight,
         "models": {
             "pack": names.pack, "scorer": mode.scorer, "generator": names.generator, "backend": names.backend,
-            "generator_on": names.generator_on,
+            "generator_on": names.generator_on, "generator_parameters": facts.generator_parameters,
         },
         "settings": mode.config,
         "temperature": decimal(facts.temperature),

@@ -2,11 +2,18 @@
 
 mod args;
 mod measure;
+mod plot;
+mod run;
+mod sight;
 
 pub use args::{CaptionsArgs, CompareArgs, EvalCommand};
+pub use plot::PlotArgs;
+pub use run::RunArgs;
 
 use self::args::{EvalFormat, SourceArgs};
-use self::measure::measure;
+use self::measure::Tools;
+use self::sight::Sight;
+use crate::media::ModalityChoice;
 use crate::output::Output;
 use crate::progress::Progress;
 use anyhow::{Context, Result, bail};
@@ -26,6 +33,8 @@ pub fn run(command: &EvalCommand) -> Result<ExitCode> {
     match command {
         EvalCommand::Captions(args) => captions(args),
         EvalCommand::Compare(args) => comparison(args),
+        EvalCommand::Run(args) => run::run(args),
+        EvalCommand::Plot(args) => plot::run(args),
     }
 }
 
@@ -57,13 +66,25 @@ fn corpus(candidates: &Path, references: &Entries, source: &SourceArgs, progress
     Corpus::join(&read, references, source.mismatch.into()).with_context(place)
 }
 
+/// What metrics take, with pictures from the folder that was named.
+fn tools<'a>(source: &'a SourceArgs, progress: &'a Progress) -> Tools<'a> {
+    Tools::new(&source.measures, move |corpus| {
+        let Some(folder) = &source.images else {
+            bail!("CLIPScore needs the pictures: name their folder with --images, and an encoder with --scorer");
+        };
+        let files = sight::find(corpus, folder, progress)?;
+        let scorer = source.measures.scorer.as_deref();
+        Sight::open(scorer, &source.encoder, &files, ModalityChoice::Auto, progress)
+    })
+}
+
 fn captions(args: &CaptionsArgs) -> Result<ExitCode> {
     let progress = Progress::new(args.source.quiet, None);
     let references = references(&args.source, &progress)?;
     let corpus = corpus(&args.candidates, &references, &args.source, &progress)?;
     progress.say("cutting texts into words");
     let words = Words::of(&corpus);
-    let measured = measure(&words, &args.source, &mut None, &progress)?;
+    let measured = tools(&args.source, &progress).measure(&corpus, &words, &progress)?;
     let intervals: Vec<_> = if args.bootstrap == 0 {
         Vec::new()
     } else {
@@ -130,9 +151,11 @@ fn comparison(args: &CompareArgs) -> Result<ExitCode> {
             b.ids.len()
         );
     }
-    let mut meteor = None;
-    let measured_a = measure(&Words::of(&a), &args.source, &mut meteor, &progress)?;
-    let measured_b = measure(&Words::of(&b), &args.source, &mut meteor, &progress)?;
+    let mut tools = tools(&args.source, &progress);
+    progress.say("cutting texts into words");
+    let words = Words::of(&a);
+    let measured_a = tools.measure(&a, &words, &progress)?;
+    let measured_b = tools.measure(&b, &words.with_candidates(&b), &progress)?;
     progress.say("drawing samples");
     let one = |(a, b): (&Series, &Series)| (a.name.clone(), compare(a, b, args.samples, args.seed));
     let all: Vec<(String, Difference)> = measured_a.series.iter().zip(&measured_b.series).map(one).collect();

@@ -7,7 +7,7 @@ use self::tape::{Tape, Taped};
 use crate::batch::{Keeper, StepDone};
 use crate::media::{Input, Media};
 use crate::scorers::{Mode, Scorers};
-use crate::session::{Between, Doing, Run, Seconds, StepSeconds, Utilisation};
+use crate::session::{Between, Doing, EncoderWork, Run, Seconds, StepSeconds, Utilisation};
 use anyhow::{Result, anyhow};
 use mils_encoder::{Embeddings, EncoderError};
 use mils_llm::{AnyGenerator, Meter};
@@ -129,7 +129,7 @@ impl Lane<'_> {
         let wall = begin.elapsed();
         seconds.total = wall.as_secs_f64();
         let utilisation = Utilisation::of(watch.busy() - written, self.meter.read().saturating_sub(scored), wall);
-        Ok(Run { outcome, seconds, utilisation })
+        Ok(Run { outcome, encoder: EncoderWork::default(), seconds, utilisation })
     }
 }
 
@@ -263,7 +263,12 @@ impl Tower<'_> {
                     let encoder = self.scorers.numbered(encoder);
                     embed_together(all, &mut |texts| self.meter.time(|| encoder.embed_texts(texts)));
                 }
-                Message::Done(number, run) => done(number, run),
+                Message::Done(number, mut run) => {
+                    if let Ok(flown) = &mut run {
+                        flown.run.encoder = EncoderWork::since(&self.scorers.account());
+                    }
+                    done(number, run);
+                }
             }
         }
     }

@@ -42,6 +42,7 @@ pub mod model;
 pub mod models;
 pub mod optimize;
 pub mod output;
+pub mod plot;
 pub mod progress;
 pub mod report;
 pub mod rows;

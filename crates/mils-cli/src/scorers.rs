@@ -6,7 +6,7 @@ use crate::media::Senses;
 use crate::session::{Doing, Options, Say};
 use anyhow::{Context, Result, bail};
 use mils_encoder::{AnyEncoder, AnyFiles, Embeddings, Licence};
-use mils_graph::Backend;
+use mils_graph::{Account, Meter};
 use mils_models::{LoopSettings, Modality, Pack, Task};
 use mils_optim::prompt::PromptTemplate;
 use mils_optim::{Config, InitialSet};
@@ -49,7 +49,7 @@ impl Mode {
 /// The encoders of a pack on one device.
 pub(crate) struct Scorers {
     pack: Pack,
-    backend: Box<dyn Backend>,
+    backend: Meter<'static>,
     /// Its name, with the arithmetic.
     place: String,
     options: Options,
@@ -89,8 +89,14 @@ impl Scorers {
         say(Doing::Begins(&format!("encoder on {chosen}")));
         let (encoders, modes) = (Vec::new(), BTreeMap::new());
         let place = name.clone();
+        let backend = Meter::counting(backend);
         let scorers = Self { pack, backend, place, options: options.clone(), score_ahead: 0, encoders, modes };
         Ok((scorers, Place { name, on_cpu }))
+    }
+
+    /// What the encoders do, for whichever run.
+    pub(crate) fn account(&self) -> Account {
+        self.backend.account()
     }
 
     pub(crate) fn score_ahead(&mut self, texts: usize) {
@@ -136,7 +142,7 @@ impl Scorers {
     pub(crate) fn load(&mut self, task: &Task, files: AnyFiles, say: &mut Say<'_>) -> Result<Arc<Mode>> {
         say(Doing::Begins("loading the encoder"));
         let licence = files.licence();
-        let encoder = files.load(&*self.backend)?;
+        let encoder = files.load(&self.backend)?;
         self.encoders.push(Loaded { folder: task.scorer.clone(), encoder, licence });
         self.begin(task, self.encoders.len() - 1, say)
     }
@@ -157,6 +163,8 @@ impl Scorers {
             }
         };
         self.unless_cancelled()?;
+        // The initial set is of no run.
+        self.account().take();
         let called = self.pack.scorer_name(task.modality);
         let Loaded { encoder: loaded, licence, .. } = &self.encoders[encoder];
         let mode = Arc::new(Mode {

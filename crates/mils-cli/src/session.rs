@@ -6,6 +6,7 @@ use crate::media::Media;
 use crate::scorers::{Mode, Scorers, config};
 use anyhow::{Context, Result, bail};
 use mils_encoder::{Embeddings, Precision};
+use mils_graph::Account;
 use mils_llm::{
     AnyGenerator, DeviceKind, EndpointGenerator, EndpointOptions, LlamaGenerator, LlamaOptions, MOST_CALLS,
     MOST_PROMPTS, MOST_SEQUENCES, Meter, Placement,
@@ -135,11 +136,31 @@ pub struct Utilisation {
     pub scorer: f64,
 }
 
+/// What the encoder did, without the initial set.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct EncoderWork {
+    /// Graphs that were run; a batch is one, or some.
+    pub runs: u64,
+    /// Floating-point operations of matrix products: 2 for a multiplication with its addition.
+    pub flops: u64,
+}
+
+impl EncoderWork {
+    /// What was done since it was asked for last.
+    pub(crate) fn since(account: &Account) -> Self {
+        let work = account.take();
+        Self { runs: work.dispatches(), flops: work.cost().flops }
+    }
+}
+
 /// A finished run.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The loop's result.
     pub outcome: Outcome,
+    /// What the encoder did from the end of the run before. Of a run among others that is not all for this one, but of
+    /// all runs together it is theirs.
+    pub encoder: EncoderWork,
     /// Times. Of a run among others they hold what it waited for: the models work for the others meanwhile.
     pub seconds: Seconds,
     /// How busy the models were from its file to its caption.
@@ -180,6 +201,8 @@ pub struct Facts {
     pub sampling: Sampling,
     /// See [`Session::in_flight`].
     pub in_flight: usize,
+    /// Parameters of the language model, where they are known.
+    pub generator_parameters: Option<u64>,
 }
 
 /// Models in memory, ready to caption.
@@ -193,6 +216,8 @@ pub struct Session {
     scorers: Scorers,
     /// One for each run that may be in flight.
     generators: Vec<AnyGenerator>,
+    /// Parameters of the language model, where they are known.
+    generator_parameters: Option<u64>,
     load_seconds: f64,
     /// Times the encoders.
     meter: Meter,
@@ -222,7 +247,7 @@ impl Session {
         let in_flight = options.in_flight.unwrap_or(overlap.in_flight);
         let in_flight = in_flight.clamp(1, options.files.clamp(1, MOST_PROMPTS));
         let most = tasks.iter().map(|task| config(&task.settings, options).propose).max().unwrap_or(1);
-        let Writer { generator, name, on, sequences } =
+        let Writer { generator, name, on, sequences, parameters } =
             open_writer(&pack, temperature, in_flight, placement, options, most)?;
         let sampling = Sampling {
             top_p: pack.settings.top_p,
@@ -238,7 +263,9 @@ impl Session {
         let generators = (1..in_flight).map(|_| generator.another()).collect::<Vec<_>>();
         let generators = std::iter::once(generator).chain(generators).collect();
         let load_seconds = begin.elapsed().as_secs_f64();
-        Ok(Self { names, temperature, sampling, scorers, generators, load_seconds, meter: Meter::new() })
+        let meter = Meter::new();
+        let generator_parameters = parameters;
+        Ok(Self { names, temperature, sampling, scorers, generators, generator_parameters, load_seconds, meter })
     }
 
     /// Runs the loop with the pack's language model.
@@ -269,7 +296,9 @@ impl Session {
         let generator = generators.first_mut().context("a session without a generator")?;
         generator.set_template(Arc::clone(&mode.template));
         let crew = Crew { generator, between, embed: &mut embed, keep: None };
-        lane.run(&mode, begin, row, crew, &mut |event, _| observer(event))
+        let mut run = lane.run(&mode, begin, row, crew, &mut |event, _| observer(event))?;
+        run.encoder = EncoderWork::since(&scorers.account());
+        Ok(run)
     }
 
     /// Asks the language model in words of its own, outside any run.
@@ -301,7 +330,8 @@ impl Session {
     /// What there is to tell of runs, also while they go on.
     pub fn facts(&self) -> Facts {
         let (temperature, sampling, in_flight) = (self.temperature, self.sampling, self.in_flight());
-        Facts { names: self.names.clone(), temperature, sampling, in_flight }
+        let (names, generator_parameters) = (self.names.clone(), self.generator_parameters);
+        Facts { names, temperature, sampling, in_flight, generator_parameters }
     }
 
     /// Runs that can be in flight.
@@ -387,6 +417,8 @@ pub(crate) struct Writer {
     pub on: String,
     /// Answers side by side.
     pub sequences: usize,
+    /// Its parameters, where they are known.
+    pub parameters: Option<u64>,
 }
 
 impl Writer {
@@ -444,7 +476,7 @@ fn open_endpoint(
     // Each mode has a template of its own, which is set before it is asked.
     let generator = EndpointGenerator::open(options, template(pack)?)?;
     let (name, on) = (generator.model().to_owned(), endpoint.url.clone());
-    Ok(Writer { generator: AnyGenerator::Endpoint(generator), name, on, sequences: calls })
+    Ok(Writer { generator: AnyGenerator::Endpoint(generator), name, on, sequences: calls, parameters: None })
 }
 
 fn template(pack: &Pack) -> Result<PromptTemplate> {
@@ -478,5 +510,6 @@ fn open_llama(
     let generator = LlamaGenerator::open(&pack.generator_path()?, options, template(pack)?)?;
     let info = generator.info();
     let (name, on, sequences) = (info.name.clone(), info.device.clone(), info.sequences);
-    Ok(Writer { generator: AnyGenerator::Llama(generator), name, on, sequences })
+    let parameters = Some(info.parameters);
+    Ok(Writer { generator: AnyGenerator::Llama(generator), name, on, sequences, parameters })
 }

@@ -5,7 +5,7 @@ use crate::cider::{DocumentFrequencies, Variant, cider};
 use crate::diversity::{distinct, self_bleu};
 use crate::meteor::{Meteor, MeteorStats};
 use crate::ngram::{LONGEST, Sentence, Vocabulary};
-use crate::read::{Entries, names};
+use crate::read::{Entries, names, way};
 use crate::rouge::rouge_l_all;
 use crate::{EvalError, ptb};
 use rayon::prelude::*;
@@ -46,10 +46,7 @@ impl Corpus {
     pub fn join(candidates: &Entries, references: &Entries, mismatch: Mismatch) -> Result<Self, EvalError> {
         let wanted: HashSet<&str> = references.entries.iter().map(|e| &*e.id).collect();
         let named: Vec<[Option<String>; 4]> = candidates.entries.iter().map(|e| names(&e.id)).collect();
-        let fitting =
-            |way: usize| named.iter().filter(|n| n[way].as_deref().is_some_and(|n| wanted.contains(n))).count();
-        // Of several as good the plainest.
-        let way = (0..4).rev().max_by_key(|way| fitting(*way)).unwrap_or(0);
+        let way = way(&named, &wanted);
         let mut by_id = HashMap::new();
         let mut unknown = Vec::new();
         for (entry, name) in candidates.entries.iter().zip(named) {
@@ -105,8 +102,8 @@ impl Corpus {
     }
 }
 
-/// The first few of many.
-fn some(all: &[String]) -> String {
+/// The first few of many, for a message.
+pub fn some(all: &[String]) -> String {
     let more = if all.len() > 5 { format!(" and {} more", all.len() - 5) } else { String::new() };
     all.iter().take(5).cloned().collect::<Vec<_>>().join(", ") + &more
 }
@@ -134,6 +131,16 @@ impl Words {
         let candidate_numbers = candidates.iter().map(|t| vocabulary.sentence(t)).collect();
         let reference_numbers = references.iter().map(|r| r.iter().map(|t| vocabulary.sentence(t)).collect()).collect();
         let failed = corpus.errors.iter().map(Option::is_some).collect();
+        Self { candidates, references, vocabulary, candidate_numbers, reference_numbers, failed }
+    }
+
+    /// Another system's candidates of the same items, whose references need not be cut again.
+    pub fn with_candidates(&self, corpus: &Corpus) -> Self {
+        let candidates: Vec<String> = corpus.candidates.par_iter().map(|t| ptb::words(t)).collect();
+        let mut vocabulary = self.vocabulary.clone();
+        let candidate_numbers = candidates.iter().map(|t| vocabulary.sentence(t)).collect();
+        let failed = corpus.errors.iter().map(Option::is_some).collect();
+        let (references, reference_numbers) = (self.references.clone(), self.reference_numbers.clone());
         Self { candidates, references, vocabulary, candidate_numbers, reference_numbers, failed }
     }
 

@@ -25,12 +25,14 @@
 pub mod bleu;
 pub mod cider;
 pub mod clipscore;
+pub mod dataset;
 pub mod diversity;
 mod error;
 pub mod evaluate;
 pub mod meteor;
 pub mod ngram;
 pub mod ptb;
+pub mod published;
 pub mod read;
 pub mod rouge;
 pub mod spice;

@@ -8,8 +8,8 @@ mod table;
 
 use crate::EvalError;
 use serde_json::Value;
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 /// Texts of an id, with where they stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,12 +152,58 @@ pub fn names(id: &str) -> [Option<String>; 4] {
     [Some(id.to_owned()), word(path.file_name()), stem, number]
 }
 
+/// By which of the [`names`] most of these files are wanted; of several as good the plainest.
+pub(crate) fn way(named: &[[Option<String>; 4]], wanted: &HashSet<&str>) -> usize {
+    let fitting = |way: usize| named.iter().filter(|n| n[way].as_deref().is_some_and(|n| wanted.contains(n))).count();
+    (0..4).rev().max_by_key(|way| fitting(*way)).unwrap_or(0)
+}
+
+/// The file of each id among those below a folder, by the [`names`] that most of them have; `None` where there is none.
+///
+/// # Errors
+/// If two files are those of one id.
+pub fn files_of(ids: &[String], folder: &Path, files: &[PathBuf]) -> Result<Vec<Option<PathBuf>>, EvalError> {
+    let wanted: HashSet<&str> = ids.iter().map(|id| &**id).collect();
+    let named: Vec<_> = files
+        .iter()
+        .map(|f| names(&f.strip_prefix(folder).unwrap_or(f).to_string_lossy().replace('\\', "/")))
+        .collect();
+    let way = way(&named, &wanted);
+    let mut found: HashMap<String, &PathBuf> = HashMap::new();
+    for (file, name) in files.iter().zip(named) {
+        let Some(name) = name.into_iter().nth(way).flatten().filter(|n| wanted.contains(&**n)) else { continue };
+        if let Some(other) = found.insert(name.clone(), file) {
+            let problem = format!("{} and {} are both of the item `{name}`", other.display(), file.display());
+            return Err(EvalError::Mismatch(problem));
+        }
+    }
+    Ok(ids.iter().map(|id| found.get(id).map(|file| (*file).clone())).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
 
-    fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
+    #[test]
+    fn files_are_found_by_the_ids_of_data_sets() {
+        let of = |ids: &[&str], files: &[&str]| {
+            let ids: Vec<String> = ids.iter().map(|i| (*i).to_owned()).collect();
+            let files: Vec<PathBuf> = files.iter().map(|f| Path::new("root").join(f)).collect();
+            let found = files_of(&ids, Path::new("root"), &files).map_err(|e| e.to_string())?;
+            let name = |f: PathBuf| f.strip_prefix("root").unwrap().to_str().unwrap().to_owned();
+            Ok::<_, String>(found.into_iter().map(|f| f.map(name)).collect::<Vec<_>>())
+        };
+        let some = |name: &str| Some(name.to_owned());
+        let coco = ["val2014/COCO_val2014_000000000042.jpg", "val2014/COCO_val2014_000000000007.jpg"];
+        assert_eq!(of(&["7", "9", "42"], &coco).unwrap(), [some(coco[1]), None, some(coco[0])]);
+        assert_eq!(of(&["video7"], &["all/video7.mp4", "all/video8.mp4"]).unwrap(), [some("all/video7.mp4")]);
+        assert_eq!(of(&["a/x.png", "b/x.png"], &["b/x.png", "a/x.png"]).unwrap(), [some("a/x.png"), some("b/x.png")]);
+        let error = of(&["x.png"], &["b/x.png", "a/x.png"]).unwrap_err();
+        assert!(error.contains("both of the item `x.png`"), "{error}");
+    }
+
+    fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         fs::write(&path, bytes).unwrap();

@@ -9,7 +9,7 @@ use crate::EvalError;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -64,12 +64,14 @@ impl Spice {
                 .iter()
                 .map(|i| json!({"image_id": i, "test": candidates[*i], "refs": references[*i]}))
                 .collect();
+            let mut lines = String::new();
             for (i, score) in self.run(&input)? {
                 let key =
                     keys.get(i).ok_or_else(|| EvalError::Tool("SPICE gave an item that it was not given".into()))?;
-                self.keep(key, score);
+                lines.push_str(&format!("{}\n", json!([key, score])));
                 known.insert(key.clone(), score);
             }
+            self.keep(&lines);
         }
         let missing = || EvalError::Tool("SPICE left out an item".into());
         keys.iter().map(|k| known.get(k).copied().ok_or_else(missing)).collect()
@@ -103,15 +105,24 @@ impl Spice {
         text.lines().filter_map(|line| serde_json::from_str::<(String, f64)>(line).ok()).collect()
     }
 
-    /// Without a place to keep it, it is only computed again.
-    fn keep(&self, key: &str, score: f64) {
+    /// Without a place to keep them, they are only computed again.
+    fn keep(&self, lines: &str) {
         let Some(path) = &self.cache else { return };
         if let Some(folder) = path.parent() {
             let _ = std::fs::create_dir_all(folder);
         }
-        if let Ok(mut file) = std::fs::File::options().create(true).append(true).open(path) {
-            let _ = writeln!(file, "{}", json!([key, score]));
-        }
+        let append = || -> std::io::Result<()> {
+            let mut file = std::fs::File::options().create(true).append(true).read(true).open(path)?;
+            let mut last = [b'\n'];
+            if file.metadata()?.len() > 0 {
+                file.seek(SeekFrom::End(-1))?;
+                file.read_exact(&mut last)?;
+            }
+            // A line that was cut off by a kill must not take the first of these with it.
+            let end = if last == [b'\n'] { "" } else { "\n" };
+            file.write_all(format!("{end}{lines}").as_bytes())
+        };
+        let _ = append();
     }
 }
 
@@ -145,6 +156,9 @@ mod tests {
         fs::set_permissions(&java, fs::Permissions::from_mode(0o755)).unwrap();
         let spice = Spice::find(&folder, &java, Some(dir.path().join("cache/spice.jsonl"))).unwrap();
         let (candidates, references) = (["a".to_owned(), String::new()], [vec!["b".to_owned()], vec!["c".to_owned()]]);
+        // What a kill has left.
+        fs::create_dir(dir.path().join("cache")).unwrap();
+        fs::write(dir.path().join("cache/spice.jsonl"), "[\"half a k").unwrap();
         for _ in 0..2 {
             assert_eq!(spice.scores(&candidates, &references).unwrap(), [0.25, 0.0]);
         }

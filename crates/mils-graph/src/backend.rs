@@ -120,6 +120,16 @@ pub trait Backend: Send + Sync {
     fn load(&self, weights: Vec<(String, HostTensor)>) -> Result<Box<dyn WeightSet>, BackendError>;
 }
 
+impl<T: Backend + ?Sized> Backend for &T {
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    fn load(&self, weights: Vec<(String, HostTensor)>) -> Result<Box<dyn WeightSet>, BackendError> {
+        (**self).load(weights)
+    }
+}
+
 /// Weights on a device.
 pub trait WeightSet: Send + Sync {
     /// Makes a graph ready to run. Costly; keep the program.

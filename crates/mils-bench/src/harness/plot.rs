@@ -3,9 +3,9 @@
 use super::report::{Report, time};
 use super::{Kind, Row, Table};
 use anyhow::{Result, anyhow};
-use plotters::coord::Shift;
-use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use mils_cli::plot::{Area, FAINT, GRID, INK, Picture, fill, line, save, step, text};
+use plotters::prelude::{DrawingBackend, RGBColor};
+use plotters::style::text_anchor::HPos;
 use std::path::Path;
 
 const WIDTH: u32 = 960;
@@ -17,11 +17,6 @@ const HEAD: u32 = 62;
 const TITLE: u32 = 36;
 const ROW: u32 = 26;
 const AXIS: u32 = 46;
-const FONT: &str = "sans-serif";
-const INK: RGBColor = RGBColor(34, 34, 34);
-const FAINT: RGBColor = RGBColor(110, 110, 110);
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 fn colour(kind: Kind) -> RGBColor {
     match kind {
@@ -40,7 +35,7 @@ fn height(table: &Table) -> u32 {
     TITLE + ROW * shown(table).len() as u32 + AXIS
 }
 
-/// Draws all tables of a report as an SVG.
+/// Draws all tables of a report, as SVG or PNG.
 ///
 /// # Errors
 /// If there is nothing to draw or the file cannot be written.
@@ -49,29 +44,34 @@ pub fn draw(report: &Report, path: &Path) -> Result<()> {
     if tables.is_empty() {
         return Err(anyhow!("{}: nothing was measured that could be drawn", path.display()));
     }
-    let total = HEAD + tables.iter().map(|t| height(t)).sum::<u32>();
-    let area = SVGBackend::new(path, (WIDTH, total)).into_drawing_area();
-    let drawn = (|| -> Result<()> {
-        area.fill(&WHITE).map_err(|e| anyhow!("{e}"))?;
+    save(&Tables { report, tables }, path)
+}
+
+/// Tables with something in them.
+struct Tables<'a> {
+    report: &'a Report,
+    tables: Vec<&'a Table>,
+}
+
+impl Picture for Tables<'_> {
+    fn size(&self) -> (u32, u32) {
+        (WIDTH, HEAD + self.tables.iter().map(|t| height(t)).sum::<u32>())
+    }
+
+    fn paint<B: DrawingBackend>(&self, area: &Area<B>) -> Result<()> {
         let (head, mut rest) = area.split_vertically(HEAD);
-        draw_head(&head, report)?;
-        for table in tables {
+        draw_head(&head, self.report)?;
+        for table in &self.tables {
             let (panel, below) = rest.split_vertically(height(table));
             draw_table(&panel, table)?;
             rest = below;
         }
-        area.present().map_err(|e| anyhow!("{e}"))
-    })();
-    drawn.map_err(|e| anyhow!("cannot draw {}: {e:#}", path.display()))
-}
-
-fn text(area: &Area<'_>, text: &str, at: (i32, i32), size: i32, colour: RGBColor, anchor: HPos) -> Result<()> {
-    let style = TextStyle::from((FONT, size).into_font()).color(&colour).pos(Pos::new(anchor, VPos::Center));
-    area.draw_text(text, &style, at).map_err(|e| anyhow!("{e}"))
+        Ok(())
+    }
 }
 
 /// The machine, and what the colours mean.
-fn draw_head(area: &Area<'_>, report: &Report) -> Result<()> {
+fn draw_head<B: DrawingBackend>(area: &Area<B>, report: &Report) -> Result<()> {
     let machine = &report.machine;
     let line = format!("{}, {} threads. Shorter is faster.", machine.cpu, machine.threads);
     text(area, &line, (MARGIN as i32, 20), 15, INK, HPos::Left)?;
@@ -84,18 +84,7 @@ fn draw_head(area: &Area<'_>, report: &Report) -> Result<()> {
     text(area, said, ((WIDTH - MARGIN) as i32, 42), 13, FAINT, HPos::Right)
 }
 
-fn fill(area: &Area<'_>, from: (i32, i32), to: (i32, i32), colour: RGBColor) -> Result<()> {
-    area.draw(&Rectangle::new([from, to], colour.filled())).map_err(|e| anyhow!("{e}"))
-}
-
-/// A step of 1, 2 or 5 times a power of ten, of which about five fit.
-fn step(most: f64) -> f64 {
-    let raw = most / 5.0;
-    let power = 10_f64.powf(raw.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].map(|n| n * power).into_iter().find(|s| *s >= raw).unwrap_or(raw)
-}
-
-fn draw_table(area: &Area<'_>, table: &Table) -> Result<()> {
+fn draw_table<B: DrawingBackend>(area: &Area<B>, table: &Table) -> Result<()> {
     let rows = shown(table);
     text(area, &table.title, (MARGIN as i32, 20), 16, INK, HPos::Left)?;
     if let Some(baseline) = &table.baseline {
@@ -107,13 +96,10 @@ fn draw_table(area: &Area<'_>, table: &Table) -> Result<()> {
     let (left, right) = (NAMES as i32, (WIDTH - MARGIN) as i32);
     let x = |seconds: f64| left + (seconds / most * f64::from(right - left)) as i32;
     let (top, bottom) = (TITLE as i32, (TITLE + ROW * rows.len() as u32) as i32);
-    let line = |from: (i32, i32), to: (i32, i32), style: ShapeStyle| {
-        area.draw(&PathElement::new([from, to], style)).map_err(|e| anyhow!("{e}"))
-    };
     let tick = step(most);
     for n in 0..=(most / tick) as u32 {
         let at = x(f64::from(n) * tick);
-        line((at, top), (at, bottom), RGBColor(228, 228, 228).stroke_width(1))?;
+        line(area, &[(at, top), (at, bottom)], GRID, 1)?;
         let label = if n == 0 { "0".to_owned() } else { time(f64::from(n) * tick) };
         text(area, &label, (at, bottom + 12), 12, FAINT, HPos::Center)?;
     }
@@ -122,28 +108,20 @@ fn draw_table(area: &Area<'_>, table: &Table) -> Result<()> {
         let (low, high) = (x(row.seconds.low), x(row.seconds.high));
         text(area, &row.name, (left - 8, middle), 14, INK, HPos::Right)?;
         fill(area, (left, middle - 9), (x(row.seconds.median), middle + 9), colour(row.kind))?;
-        line((low, middle), (high, middle), INK.stroke_width(1))?;
+        line(area, &[(low, middle), (high, middle)], INK, 1)?;
         for end in [low, high] {
-            line((end, middle - 4), (end, middle + 4), INK.stroke_width(1))?;
+            line(area, &[(end, middle - 4), (end, middle + 4)], INK, 1)?;
         }
         let ratio = row.ratio.map(|r| format!("   {:.2}x", r.median)).unwrap_or_default();
         text(area, &format!("{}{ratio}", time(row.seconds.median)), (high + 8, middle), 13, INK, HPos::Left)?;
     }
-    line((left, top), (left, bottom), FAINT.stroke_width(1))
+    line(area, &[(left, top), (left, bottom)], FAINT, 1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::Measured;
     use super::*;
-
-    #[test]
-    fn steps_are_round_and_about_five() {
-        assert_eq!([1.0, 0.37, 12.0].map(step), [0.2, 0.1, 5.0]);
-        for most in [0.001, 0.5, 7.0, 99.0, 1234.5] {
-            assert!((2.0..=5.01).contains(&(most / step(most))), "{most}");
-        }
-    }
 
     #[test]
     fn every_row_that_was_measured_is_drawn_and_longer_is_longer() {

@@ -120,13 +120,13 @@ impl Job<'_> {
 
     /// What must be the same for the steps of an earlier run to be of use.
     fn identity(&self, pack: &Pack) -> Value {
-        let args = self.args;
+        let args = &self.args.run;
         let file = || pack.generator_path().map(|path| path.display().to_string()).unwrap_or_default();
         let generator = args.writer.generator.clone().unwrap_or_else(file);
         json!({
             "pack": pack.name, "generator": generator, "generator_model": args.writer.generator_model, "steps": args.steps,
             "keep": args.keep, "propose": args.propose, "temperature": args.temperature.map(decimal),
-            "seed": args.seed, "modality": args.modality.given(), "initial": self.initial,
+            "seed": args.seed, "modality": self.args.modality.given(), "initial": self.initial, "feedback": args.feedback,
         })
     }
 }

@@ -1,5 +1,9 @@
 //! The arguments of `mils eval`.
 
+use super::plot::PlotArgs;
+use super::run::RunArgs;
+use crate::args::EncoderArgs;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use mils_eval::evaluate::Mismatch;
 use std::path::PathBuf;
@@ -11,6 +15,10 @@ pub enum EvalCommand {
     Captions(CaptionsArgs),
     /// Tell whether one system's captions are better than another's
     Compare(CompareArgs),
+    /// Caption a data set and score it as papers do
+    Run(Box<RunArgs>),
+    /// Draw scores over steps and settings, from a grid of runs or from their results
+    Plot(Box<PlotArgs>),
 }
 
 impl EvalCommand {
@@ -19,6 +27,8 @@ impl EvalCommand {
         match self {
             Self::Captions(_) => "eval captions",
             Self::Compare(_) => "eval compare",
+            Self::Run(_) => "eval run",
+            Self::Plot(_) => "eval plot",
         }
     }
 
@@ -27,7 +37,11 @@ impl EvalCommand {
     /// # Errors
     /// What is wrong, for people.
     pub fn check(&self) -> Result<(), String> {
-        let Self::Captions(args) = self else { return Ok(()) };
+        let args = match self {
+            Self::Captions(args) => args,
+            Self::Compare(_) | Self::Plot(_) => return Ok(()),
+            Self::Run(args) => return args.check(),
+        };
         match &args.per_item {
             Some(out) if [&args.candidates, &args.source.references].contains(&out) => {
                 Err(format!("--per-item would overwrite the file {}", out.display()))
@@ -60,6 +74,10 @@ pub enum Metric {
     SelfBleu,
     /// Share of n-grams that are different ones
     Distinct,
+    /// CLIPScore: how well a caption fits its picture by an encoder (--scorer)
+    Clipscore,
+    /// RefCLIPScore: the same, and how well it fits the references
+    Refclipscore,
 }
 
 /// How results are printed.
@@ -104,6 +122,35 @@ pub struct SourceArgs {
     #[arg(long, value_name = "NAME")]
     pub split: Option<String>,
 
+    /// Which metrics, and what they take.
+    #[command(flatten)]
+    pub measures: MeasureArgs,
+
+    /// The pictures, videos or sounds that are described, for CLIPScore: a folder, whose files are found by the items'
+    /// ids as candidates are
+    #[arg(long, value_name = "DIR", requires = "scorer")]
+    pub images: Option<PathBuf>,
+
+    /// Where and how CLIPScore's encoder runs.
+    #[command(flatten)]
+    pub encoder: EncoderArgs,
+
+    /// What is done where ids are missing on one side
+    #[arg(long, value_enum, default_value_t = MismatchChoice::Refuse)]
+    pub mismatch: MismatchChoice,
+
+    /// How results are printed
+    #[arg(long, value_enum, default_value_t = EvalFormat::Table)]
+    pub format: EvalFormat,
+
+    /// Print nothing but results and errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Which metrics, and what they take.
+#[derive(Clone, Debug, Args)]
+pub struct MeasureArgs {
     /// Which metrics
     #[arg(long, value_enum, value_delimiter = ',', default_value = "bleu,rouge-l,cider,meteor")]
     pub metrics: Vec<Metric>,
@@ -128,17 +175,10 @@ pub struct SourceArgs {
     #[arg(long, value_name = "FILE.json", conflicts_with = "frequencies")]
     pub save_frequencies: Option<PathBuf>,
 
-    /// What is done where ids are missing on one side
-    #[arg(long, value_enum, default_value_t = MismatchChoice::Refuse)]
-    pub mismatch: MismatchChoice,
-
-    /// How results are printed
-    #[arg(long, value_enum, default_value_t = EvalFormat::Table)]
-    pub format: EvalFormat,
-
-    /// Print nothing but results and errors
-    #[arg(long, short)]
-    pub quiet: bool,
+    /// CLIPScore's encoder: a checkpoint folder, a pack (its scorer), ORG/NAME or ORG/NAME@REVISION in the hub cache.
+    /// The paper's numbers are of openai/clip-vit-base-patch32
+    #[arg(long, value_name = "DIR|ID", value_parser = NonEmptyStringValueParser::new())]
+    pub scorer: Option<String>,
 }
 
 const CAPTIONS_EXAMPLES: &str = "\
@@ -147,10 +187,16 @@ Examples:
   mils eval captions -c out.jsonl -r dataset_coco.json --split test --format json
   mils eval captions -c out.jsonl -r clotho_captions_evaluation.csv --per-item items.jsonl
   mils eval captions -c results.json -r refs.jsonl --metrics bleu,cider,meteor --meteor ~/meteor
+  mils eval captions -c out.jsonl -r captions_val2014.json --metrics clipscore,refclipscore \
+    --images val2014/ --scorer openai/clip-vit-base-patch32
 
 Candidates are {\"id\": …, \"caption\": …} a line, what `mils caption -o` writes, COCO's results, or a
 table with a column caption. A file's path stands for an id by its name, its stem, or the number at
 the stem's end. A candidate with an error has failed: it scores 0 and stays in the mean.
+
+CLIPScore is 2.5 times the cosine of picture and caption, with the paper's words before each text;
+of a sound, without them. Judged by the encoder that the captions were searched with, they look better
+than they are.
 
 Texts are cut as the COCO tools do. `cider` is what those tools print as CIDEr, which is CIDEr-D.
 METEOR's data are read from its own files: the meteor folder of the Python package pycocoevalcap has

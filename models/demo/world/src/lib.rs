@@ -18,6 +18,7 @@
 //! assert!(!facts::exact(&true_of_it, &said));
 //! ```
 
+pub mod coco;
 pub mod facts;
 pub mod garble;
 pub mod grammar;

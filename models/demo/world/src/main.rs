@@ -8,7 +8,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::RgbImage;
 use mils_demo_world::motion::{self, Videos};
 use mils_demo_world::worlds::{self, Pictures, World};
-use mils_demo_world::{Scene, Split, facts, grammar, render, search, simulate, training};
+use mils_demo_world::{Scene, Split, coco, facts, grammar, render, search, simulate, training};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -142,6 +142,17 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Draw scenes as a data set of captions in COCO's layout, for `mils eval run coco`
+    Coco {
+        #[arg(long, default_value = "heldout")]
+        split: SplitArg,
+        #[arg(long, default_value_t = 200)]
+        count: usize,
+        #[arg(long, default_value_t = 1848)]
+        seed: u64,
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Write training pictures as raw bytes with captions, hard negatives and object boxes
     TrainImages {
         #[command(flatten)]
@@ -194,6 +205,7 @@ fn main() -> Result<()> {
         Command::Scenes { world: WorldArg::Video, split, count, seed, frames, out } => {
             videos(split, count, seed, frames, &out)
         }
+        Command::Coco { split, count, seed, out } => Ok(coco::write_coco(&out, split.into(), count, seed)?),
         Command::TrainImages { scenes, size } => {
             let draw = |rng: &mut _| worlds::scene::<Pictures>(scenes.split.into(), rng);
             train("images.u8", &scenes, draw, |scene| train_image(scene, size))

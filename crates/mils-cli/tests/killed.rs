@@ -170,13 +170,13 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// All but what depends on the clock.
+/// All but what depends on the clock, and on when a run was killed: what the encoder did since.
 fn results(path: &Path) -> BTreeMap<String, String> {
     let all = lines(path);
     let of = |mut line: Value| {
         let fields = line.as_object_mut().unwrap();
         let file = fields.remove("file").unwrap().as_str().unwrap().to_owned();
-        for clock in ["seconds", "utilisation"] {
+        for clock in ["seconds", "utilisation", "encoder"] {
             fields.remove(clock);
         }
         // Tokens that a prompt has in common with the one before are not read again; after a kill there is none before.

@@ -78,10 +78,16 @@ impl MeteorStats {
         }
         let mean = 1.0 / ((1.0 - ALPHA) / precision + ALPHA / recall);
         let average = (self.matches.candidate + self.matches.reference) as f64 / 2.0;
-        // Where all words match in one run nothing is out of order.
-        let whole = self.chunks == 1 && self.matches == self.words;
-        let fragmentation = if whole { 0.0 } else { self.chunks as f64 / average };
+        let fragmentation = self.breaks() as f64 / average;
         mean * (1.0 - GAMMA * fragmentation.powf(BETA))
+    }
+}
+
+impl MeteorStats {
+    /// Runs of matches that count: where all words match in one run nothing is out of order.
+    fn breaks(&self) -> u64 {
+        let whole = self.chunks == 1 && self.matches == self.words;
+        if whole { 0 } else { self.chunks }
     }
 }
 
@@ -98,7 +104,8 @@ impl std::iter::Sum for MeteorStats {
                 add(&mut sum.content_matches[s], one.content_matches[s]);
                 add(&mut sum.function_matches[s], one.function_matches[s]);
             }
-            sum.chunks += one.chunks;
+            // As in the official program, an item without a break adds none to the corpus.
+            sum.chunks += one.breaks();
             add(&mut sum.matches, one.matches);
             sum
         })
@@ -292,5 +299,21 @@ impl Words {
             stats.matches.reference += r.len() as u64;
         }
         stats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_without_a_break_adds_none_to_the_corpus() {
+        let meteor = Meteor::without_data([]);
+        let candidates = ["one two three", "one two four three"].map(str::to_owned);
+        let references = ["one two three", "one two five three"].map(|text| vec![text.to_owned()]);
+        let [whole, broken] = meteor.stats(&candidates, &references).unwrap()[..] else { panic!("two items") };
+        assert_eq!((whole.chunks, broken.chunks, whole.score()), (1, 2, 1.0));
+        let sum: MeteorStats = [whole, broken].into_iter().sum();
+        assert_eq!((sum.chunks, sum.matches.candidate), (2, 6));
     }
 }

@@ -138,7 +138,7 @@ fn meteor_differs(meteor: &Meteor, mode: &str, set: &Set) -> (usize, usize) {
         set.items.len(),
         set.corpus.meteor[mode]
     );
-    assert!((all - set.corpus.meteor[mode]).abs() < 5e-4);
+    assert!((all - set.corpus.meteor[mode]).abs() < 1e-4);
     (statistics, scores)
 }
 

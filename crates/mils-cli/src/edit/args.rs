@@ -61,7 +61,7 @@ pub struct EditArgs {
     pub style_text: Option<String>,
 
     /// What CONTENT is, in the same words [default: a photo]
-    #[arg(long, value_name = "TEXT", requires = "style_text", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub content_text: Option<String>,
 
     /// What compares styles [default: the pack's, else vgg; clip with --style-text]
@@ -147,6 +147,9 @@ impl EditArgs {
         if self.by == Some(By::Vgg) && self.style_text.is_some() {
             return Err("VGG compares pictures and knows no words; leave --by out, or give --style FILE".into());
         }
+        if self.content_text.is_some() && self.style_text.is_none() {
+            return Err("--content-text is for --style-text".into());
+        }
         let by_vgg = self.by == Some(By::Vgg) || self.vgg.is_some();
         if by_vgg && !self.search.scorers.is_empty() {
             return Err("--scorer is for --by clip".into());
@@ -231,7 +234,7 @@ mod tests {
             (&[][..], "--style"),
             (&["--style", "s", "--style-text", "t"], "cannot be used"),
             (&["--style-text", "t", "--by", "vgg"], "knows no words"),
-            (&["--style", "s", "--content-text", "t"], "--style-text"),
+            (&["--style", "s", "--content-text", "t"], "--content-text is for"),
             (&["--style", "s", "--by", "clip", "--vgg", "x"], "--vgg is for"),
             (&["--style", "s", "--vgg", "x", "--scorer", "y"], "--scorer is for"),
             (&["--style", "s", "--style-weight", "0", "--content-weight", "0"], "nothing is wanted"),

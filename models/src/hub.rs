@@ -91,7 +91,7 @@ struct Places {
 
 impl Model {
     /// Finds a model by what it is called, in this order: a folder (of a checkpoint, or of a pack, whose scorer of the
-    /// modality it is then); a pack's name; `ORG/NAME` or `ORG/NAME@REVISION` in the hub cache. Nothing is downloaded.
+    /// modality it is then; so is that of a pack's file); a pack's name; `ORG/NAME` or `ORG/NAME@REVISION` in the hub cache. Nothing is downloaded.
     ///
     /// # Errors
     /// If nothing goes by this name; the error says where it was looked for.
@@ -103,8 +103,11 @@ impl Model {
     fn find_in(name: &str, modality: Modality, packs: &[PathBuf], places: &Places) -> Result<Self, ModelError> {
         let given = Path::new(name);
         let bare = !name.contains('/') && !is_path(name);
-        if given.join("pack.toml").is_file() {
-            let file = given.join("pack.toml");
+        // A pack's folder, or its file, which other commands take too.
+        let inside = given.join("pack.toml");
+        let is_toml = given.extension().is_some_and(|e| e == "toml") && given.is_file();
+        if is_toml || inside.is_file() {
+            let file = if is_toml { given } else { &inside };
             return Ok(Self::scorer(&Pack::open_in(&file.to_string_lossy(), packs)?, modality)?);
         }
         // A folder that only happens to be called as a pack is must not hide it.
@@ -339,8 +342,10 @@ mod tests {
         fs::create_dir(at.join("clip")).unwrap();
         fs::write(at.join("g.gguf"), "").unwrap();
         fs::write(at.join("i.txt"), "a").unwrap();
-        let model = find(at.to_str().unwrap(), at).unwrap();
-        assert_eq!((model.name.as_str(), model.folder), ("x/clip", at.join("clip")));
+        for given in [at.to_owned(), at.join("pack.toml")] {
+            let model = find(given.to_str().unwrap(), at).unwrap();
+            assert_eq!((model.name.as_str(), model.folder), ("x/clip", at.join("clip")));
+        }
     }
 
     #[test]

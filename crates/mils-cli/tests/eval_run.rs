@@ -36,6 +36,9 @@ fn arguments(root: &Path, url: &str, output: &Path, more: &[&str]) -> Vec<String
         "json",
         "--generator-model",
         "m",
+        // See `serve`.
+        "--sequences",
+        "4",
         "--generator",
         url,
     ]
@@ -124,6 +127,51 @@ fn a_data_set_is_captioned_scored_and_taken_up() {
     // Other settings are another folder's.
     let other = arguments(&root, &url, &killed, &["--keep", "3"]);
     fails(mils().args(other), 1, &["was begun with another keep; name another folder"]);
+}
+
+#[test]
+fn videos_and_sounds_are_found_as_their_data_sets_lay_them_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let sample = |name: &str, to: &str| {
+        let to = dir.path().join(to);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(common::demo().join("samples").join(name), to).unwrap();
+    };
+    sample("8-rooster.ogg", "clotho/evaluation/Rooster, far.wav");
+    sample("9-dog-in-the-rain.mp3", "clotho/evaluation/dog.wav");
+    let captions = "\"Rooster, far.wav\",a rooster crows,one rooster,a crow,a cock crows,crowing\n\
+                    dog.wav,a dog barks in the rain,rain,a dog in the rain,a dog,barking\n";
+    let header = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n";
+    fs::write(dir.path().join("clotho/clotho_captions_evaluation.csv"), format!("{header}{captions}")).unwrap();
+    sample("6-carrot-and-teapot.mp4", "msrvtt/TestVideo/video7010.mp4");
+    sample("7-apple-and-duck.webp", "msrvtt/TestVideo/video7011.mp4");
+    let sentence = |video: &str, caption: &str| serde_json::json!({"video_id": video, "caption": caption, "sen_id": 1});
+    let info = serde_json::json!({
+        "videos": [{"video_id": "video7010", "split": "test"}, {"video_id": "video7011", "split": "test"}],
+        "sentences": [sentence("video7010", "a carrot and a teapot"), sentence("video7011", "an apple shrinks"),
+            sentence("video7011", "a red duck moves to the left")],
+    });
+    fs::write(dir.path().join("msrvtt/test_videodatainfo.json"), info.to_string()).unwrap();
+    for (data, words, published) in [("clotho", ["rooster", "dog"], "ZerAuCap"), ("msrvtt", ["teapot", "duck"], "MILS")]
+    {
+        let mut command = mils();
+        command.current_dir(dir.path()).args(["eval", "run", data, "--root", data, "-o"]).arg(format!("out-{data}"));
+        let (code, table, stderr) = run(command.args(["--backend", "cpu", "--steps", "1", "--bootstrap", "50"]));
+        assert_eq!(code, 0, "{stderr}");
+        assert!(table.contains(published) && table.contains("2 of 2 items, 0 failed"), "{table}");
+        let results = json(&dir.path().join(format!("out-{data}/results.json")));
+        assert!(results["metrics"]["cider"].as_f64() > Some(0.0), "{results}");
+        // In the order of their files' names.
+        let found = captions(&dir.path().join(format!("out-{data}")));
+        let says = |((caption, ..), word): (&(Value, Value, Value), &str)| caption.as_str().unwrap().contains(word);
+        assert!(found.values().zip(words).all(says), "{found:?}");
+        // A file that is not there is named before any model is loaded.
+        let (folder, file) = if data == "clotho" { ("evaluation", "dog.wav") } else { ("TestVideo", "video7011.mp4") };
+        fs::remove_file(dir.path().join(data).join(folder).join(file)).unwrap();
+        let mut command = mils();
+        command.current_dir(dir.path()).args(["eval", "run", data, "--root", data, "-o", "other"]);
+        fails(&mut command, 1, &["1 of 2 items", "--missing"]);
+    }
 }
 
 #[test]

@@ -139,10 +139,10 @@ fn videos_and_sounds_are_found_as_their_data_sets_lay_them_out() {
     };
     sample("8-rooster.ogg", "clotho/evaluation/Rooster, far.wav");
     sample("9-dog-in-the-rain.mp3", "clotho/evaluation/dog.wav");
-    let captions = "\"Rooster, far.wav\",a rooster crows,one rooster,a crow,a cock crows,crowing\n\
+    let rows = "\"Rooster, far.wav\",a rooster crows,one rooster,a crow,a cock crows,crowing\n\
                     dog.wav,a dog barks in the rain,rain,a dog in the rain,a dog,barking\n";
     let header = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n";
-    fs::write(dir.path().join("clotho/clotho_captions_evaluation.csv"), format!("{header}{captions}")).unwrap();
+    fs::write(dir.path().join("clotho/clotho_captions_evaluation.csv"), format!("{header}{rows}")).unwrap();
     sample("6-carrot-and-teapot.mp4", "msrvtt/TestVideo/video7010.mp4");
     sample("7-apple-and-duck.webp", "msrvtt/TestVideo/video7011.mp4");
     let sentence = |video: &str, caption: &str| serde_json::json!({"video_id": video, "caption": caption, "sen_id": 1});

@@ -1,7 +1,7 @@
 //! `mils edit`: a picture and a style in, the picture in that style out, and the instruction that made it.
 //!
 //! The search is that of `mils generate`: the texts are edit instructions, a renderer carries each out on the picture, and
-//! [`style`] judges what comes. What is wanted is two things at once, so that the search keeps instructions by fronts
+//! `style` judges what comes. What is wanted is two things at once, so that the search keeps instructions by fronts
 //! ([`mils_optim::top_of_fronts`]).
 
 pub mod args;

@@ -1,7 +1,7 @@
 //! `mils optimize`: the loop with a scorer of the user's own.
 //!
-//! A task file says what is searched for ([`task`]); a program of the user's scores texts ([`program`]), by one objective
-//! or several ([`scorer`]); the language model proposes, the best go back to it ([`search`]).
+//! A task file says what is searched for (`task`); a program of the user's scores texts (`program`), by one objective
+//! or several (`scorer`); the language model proposes, the best go back to it (`search`).
 
 pub mod args;
 mod program;

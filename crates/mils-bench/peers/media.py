@@ -5,9 +5,10 @@ arrays in RGB.
 """
 
 import json
-import os
 import sys
 import time
+
+from answers import answers
 
 
 def sample(file, count, decode_all, threads):
@@ -41,12 +42,7 @@ def sample(file, count, decode_all, threads):
 
 
 def main():
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(**fields):
-        answers.write(json.dumps(fields) + "\n")
-        answers.flush()
+    answer = answers()
 
     threads = int(sys.argv[2])
     try:

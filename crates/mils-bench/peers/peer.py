@@ -11,6 +11,8 @@ import pathlib
 import sys
 import time
 
+from answers import answers
+
 ENGINES = ("torch-f32", "torch-bf16", "ort-f32")
 
 
@@ -155,13 +157,7 @@ class Peer:
 
 
 def main():
-    # Whatever a library prints must not come between the answers.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(**fields):
-        answers.write(json.dumps(fields) + "\n")
-        answers.flush()
+    answer = answers()
 
     engine, threads = sys.argv[1], int(sys.argv[2])
     if engine not in ENGINES:

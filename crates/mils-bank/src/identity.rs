@@ -58,9 +58,9 @@ impl Identity {
     }
 }
 
-/// The hash of the contents, where a file is a link into a hub cache: `blobs/SHA256`. Small files there are named by
-/// another hash, and are read.
-fn blob(path: &Path) -> Option<String> {
+/// The SHA-256 of the contents, where a file is a link into a hub cache: `blobs/SHA256`. Small files there are named by
+/// another hash, and have to be read.
+pub fn blob(path: &Path) -> Option<String> {
     if !path.is_symlink() {
         return None;
     }

@@ -22,7 +22,7 @@ pub mod store;
 
 pub use clean::{Cleaner, Counts, Limits};
 pub use compose::{ComposeError, Grammar};
-pub use identity::Identity;
+pub use identity::{Identity, blob};
 pub use labels::{Labels, LabelsError, read_labels};
 pub use store::Store;
 

@@ -117,7 +117,8 @@ pub fn sha256(
     Ok((size, digests.sha256))
 }
 
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal, as hashes are written.
+pub fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         // Writing to a string does not fail.

@@ -46,7 +46,7 @@ mod tree;
 
 pub use cache::Lock;
 pub use error::DownloadError;
-pub use hash::sha256;
+pub use hash::{hexadecimal, sha256};
 
 use serde::{Deserialize, Serialize};
 use std::io;

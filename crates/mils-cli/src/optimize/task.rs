@@ -3,6 +3,7 @@
 use super::args::OptimizeArgs;
 use crate::session::{Endpoint, Options, decimal};
 use anyhow::{Context, Result, bail, ensure};
+use mils_models::download::hexadecimal;
 use mils_models::{LoopChanges, Pack, Prompts, find_bank, read_toml};
 use mils_optim::Config;
 use serde::Deserialize;
@@ -372,8 +373,7 @@ impl Task {
         options: &Options,
         config: &Config,
     ) -> Value {
-        let hash = Sha256::digest(initial.join("\n").as_bytes());
-        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hexadecimal(&Sha256::digest(initial.join("\n").as_bytes()));
         let temperature = options.temperature.unwrap_or(pack.settings.temperature);
         json!({
             "pack": pack.name, "about": self.about, "prompt": prompts, "initial": hash,

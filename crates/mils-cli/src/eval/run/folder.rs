@@ -6,13 +6,12 @@ use crate::output::replace;
 use crate::progress::Progress;
 use crate::session::decimal;
 use anyhow::{Context, Result, anyhow, bail};
+use mils_bank::blob;
 use mils_models::Pack;
+use mils_models::download::sha256;
 use mils_optim::Feedback;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// What `mils caption -o` writes.
@@ -207,19 +206,13 @@ fn cpu() -> Option<String> {
     system.cpus().first().map(|cpu| cpu.brand().trim().to_owned())
 }
 
-/// A file's name and the SHA-256 of its contents.
+/// A file's name and the SHA-256 of its contents, which is not computed where the hub cache names the file by it.
 fn hashed(path: &Path, progress: &Progress) -> Result<Value> {
     progress.say(&format!("hashing {}", path.display()));
-    let place = || format!("cannot read {}", path.display());
-    let mut file = File::open(path).with_context(place)?;
-    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer).with_context(place)? {
-            0 => break,
-            read => hasher.update(&buffer[..read]),
-        }
-    }
-    let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = match blob(path) {
+        Some(digest) => digest,
+        None => sha256(path, &mut |_| Ok(()))?.1,
+    };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     Ok(json!({"file": name, "sha256": digest}))
 }

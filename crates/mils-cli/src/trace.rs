@@ -26,7 +26,7 @@
 
 use crate::flight::Flown;
 use crate::scorers::Mode;
-use crate::session::{ModelNames, Sampling, Seconds, Session, StepSeconds, Utilisation, decimal};
+use crate::session::{ModelNames, Run, Sampling, Seconds, Session, StepSeconds, Utilisation, decimal};
 use anyhow::{Context, Result};
 use mils_models::Modality;
 use mils_optim::{Config, Counts, Event, StepRecord, StoppedBy, UnusableReason};
@@ -272,9 +272,16 @@ pub struct EndFacts {
 
 impl From<&Flown> for EndFacts {
     fn from(Flown { mode, run, .. }: &Flown) -> Self {
+        Self::of(Some(mode.modality), run)
+    }
+}
+
+impl EndFacts {
+    /// Of a run that has ended, about something of a modality or about none.
+    pub fn of(modality: Option<Modality>, run: &Run) -> Self {
         let outcome = &run.outcome;
         Self {
-            modality: Some(mode.modality),
+            modality,
             caption: outcome.best.text.clone(),
             score: outcome.best.score,
             stopped_by: outcome.stopped_by,

@@ -10,7 +10,6 @@ mod style;
 pub use args::EditArgs;
 
 use crate::choose;
-use crate::generate::judge::Critic;
 use crate::generate::renderer::{Easel, Original};
 use crate::generate::search::{Plan, Search};
 use crate::generate::text_of;
@@ -20,6 +19,7 @@ use crate::trace::EditFacts;
 use anyhow::{Context, Result};
 use args::{By, CONTENT, VGG};
 use mils_media::{DecodeLimits, RgbImage, decode_image};
+use mils_models::download::hexadecimal;
 use mils_models::{Editing, Modality, find_bank, read_texts};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -55,13 +55,10 @@ pub fn run(args: &EditArgs) -> Result<ExitCode> {
         // What was resized for the renderer: distances from it are the edit's alone.
         let content = easel.original.as_ref().map(|original| &original.picture).context("nothing is edited")?;
         let encoder = &args.search.encoder;
-        let critic: Option<Box<dyn Critic>> = match (by, target) {
-            (By::Vgg, Target::Picture(style)) => by_vgg(vgg, (content, style), weights, encoder, say, cancel)?
-                .map(|critic| Box::new(critic) as Box<dyn Critic>),
-            _ => by_clip(scorer, (content, target), weights, encoder, say, note, cancel)?
-                .map(|critic| Box::new(critic) as Box<dyn Critic>),
-        };
-        Ok(critic)
+        match (by, target) {
+            (By::Vgg, Target::Picture(style)) => by_vgg(vgg, (content, style), weights, encoder, say, cancel),
+            _ => by_clip(scorer, (content, target), weights, encoder, say, note, cancel),
+        }
     };
     let (folder, copy) = args.places();
     let of = |path: &Path| path.display().to_string();
@@ -75,7 +72,7 @@ pub fn run(args: &EditArgs) -> Result<ExitCode> {
         settings: editing.settings,
         initial,
         key: key(args, by, weights, [Some(&picture), style.as_ref()]),
-        original: Some(Original { picture: picture.clone(), strength: args.strength }),
+        original: Some(Original { picture, strength: args.strength }),
         critic: &critic,
         facts: EditFacts { content: Some(of(&args.content)), style: style_name, measure: Some(measure(by, weights)) },
         copy: copy.map(Path::to_owned),
@@ -121,10 +118,7 @@ fn measure(by: By, (style, content): (f32, f32)) -> String {
 
 /// What makes another search. Pictures count by what is in them.
 fn key(args: &EditArgs, by: By, weights: (f32, f32), pictures: [Option<&RgbImage>; 2]) -> Value {
-    let digest = |picture: &RgbImage| {
-        let hash = Sha256::digest(picture.as_raw());
-        hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
+    let digest = |picture: &RgbImage| hexadecimal(&Sha256::digest(picture.as_raw())[..16]);
     let EditArgs { style_text, content_text, vgg, like, initial, start, .. } = args;
     json!({
         "pictures": pictures.map(|picture| picture.map(digest)), "by": format!("{by:?}"), "vgg": vgg,

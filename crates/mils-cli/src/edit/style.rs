@@ -44,7 +44,7 @@ impl Balance {
 }
 
 /// By Gram matrices of VGG (arXiv 1508.06576), as arXiv 2501.18096 has it.
-pub(super) struct ByVgg {
+struct ByVgg {
     name: String,
     backend: String,
     vgg: Vgg,
@@ -64,7 +64,7 @@ pub(super) fn by_vgg(
     args: &EncoderArgs,
     say: &dyn Fn(&str),
     cancel: &AtomicBool,
-) -> Result<Option<ByVgg>> {
+) -> Result<Option<Box<dyn Critic>>> {
     let Model { name, folder } = Model::find(name, Modality::Image)
         .context("no VGG to compare styles with; name one with --vgg, or compare with --by clip")?;
     say(&format!("reading {name}"));
@@ -76,7 +76,7 @@ pub(super) fn by_vgg(
     }
     let mut vgg = files.load(&*backend)?;
     let (content, style) = (vgg.features(content)?, vgg.features(style)?);
-    Ok(Some(ByVgg { name, backend: place, vgg, content, style, balance: Balance::of(weights) }))
+    Ok(Some(Box::new(ByVgg { name, backend: place, vgg, content, style, balance: Balance::of(weights) })))
 }
 
 impl Critic for ByVgg {
@@ -101,7 +101,7 @@ impl Critic for ByVgg {
 }
 
 /// By the direction in which embeddings move (arXiv 2108.00946).
-pub(super) struct ByClip {
+struct ByClip {
     name: String,
     backend: String,
     encoder: AnyEncoder,
@@ -122,7 +122,7 @@ pub(super) fn by_clip(
     say: &dyn Fn(&str),
     note: &dyn Fn(&str),
     cancel: &AtomicBool,
-) -> Result<Option<ByClip>> {
+) -> Result<Option<Box<dyn Critic>>> {
     let (name, files) = Judge::read(name, args, say, note)?;
     let Opened { backend, name: place, chosen, .. } = open_backend(args.backend, args.math)?;
     say(&format!("encoder on {chosen}"));
@@ -144,7 +144,7 @@ pub(super) fn by_clip(
     };
     let direction =
         direction.with_context(|| format!("{name} sees no difference between the content and the style"))?;
-    Ok(Some(ByClip { name, backend: place, encoder, content, direction, balance: Balance::of(weights) }))
+    Ok(Some(Box::new(ByClip { name, backend: place, encoder, content, direction, balance: Balance::of(weights) })))
 }
 
 impl Critic for ByClip {

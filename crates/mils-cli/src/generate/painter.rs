@@ -88,10 +88,10 @@ impl Painter {
         let generator = &mut self.writer.generator;
         let go_on = &mut |_: &mils_optim::Event<'_>| ControlFlow::Continue(());
         let outcome = Optimizer::new(config).run_from(&initial, generator, &mut StudioScorer(&studio), go_on)?;
-        let prompts: Vec<String> = outcome.pool.iter().map(|candidate| candidate.text.clone()).collect();
-        let last = studio.finals(&prompts, self.finals)?.filter(|last| last.1 > outcome.best.score);
         let best = &outcome.best;
-        let (prompt, score) = last.map_or_else(|| (best.text.clone(), best.score), |last| (last.0, last.1));
+        let last = studio.finals(&outcome.pool, self.finals)?.filter(|(_, shot)| shot.score > best.score);
+        let (prompt, score) =
+            last.map_or_else(|| (best.text.clone(), best.score), |(prompt, shot)| (prompt, shot.score));
         let pictures = studio.counts().pictures;
         self.judge = Some(studio.into_critic());
         Ok(Painted { outcome, score, prompt, pictures })

@@ -5,7 +5,7 @@ use super::args::{RendererArgs, SearchArgs};
 use super::folder::Folder;
 use super::judge::{Critic, Judge, Panel, Target};
 use super::renderer::{Easel, Original};
-use super::studio::{Studio, StudioScorer};
+use super::studio::{Shot, Studio, StudioScorer};
 use crate::args::Format;
 use crate::batch::StepDone;
 use crate::choose;
@@ -91,7 +91,8 @@ struct End {
 struct Best {
     prompt: String,
     score: f32,
-    seed: u64,
+    /// `None` where that is not known any more.
+    seed: Option<u64>,
 }
 
 /// The models.
@@ -173,7 +174,8 @@ impl<'a> Search<'a> {
         let display = Display::new(args.quiet, args.verbose);
         display.say("asking for the renderer");
         // Before the models: it is the likelier not to be there.
-        let easel = match Easel::open(renderer, &pack.drawing(), plan.original.clone(), &cancel) {
+        let drawing = pack.drawing();
+        let easel = match Easel::open(renderer, &drawing, plan.original.clone(), &cancel) {
             Err(_) if cancel.load(Ordering::SeqCst) => return Ok(ExitCode::from(INTERRUPTED)),
             easel => Arc::new(easel?),
         };
@@ -188,7 +190,7 @@ impl<'a> Search<'a> {
                 return print(args, &result).map(|()| ExitCode::SUCCESS);
             }
         };
-        let finals = args.finals.map_or_else(|| pack.drawing().finals, |n| n as usize);
+        let finals = args.finals.map_or(drawing.finals, |n| n as usize);
         let (log, failed) = (RefCell::default(), Cell::new(false));
         let mut search = Self { plan, args, pack, easel, cancel, display, log, folder, failed, finals };
         let result = search.all();
@@ -233,15 +235,7 @@ impl<'a> Search<'a> {
             Ok(done) => done,
         };
         let outcome = &run.outcome;
-        let facts = EndFacts {
-            modality: Some(Modality::Image),
-            caption: outcome.best.text.clone(),
-            score: outcome.best.score,
-            stopped_by: outcome.stopped_by,
-            counts: outcome.counts,
-            seconds: run.seconds,
-            utilisation: run.utilisation,
-        };
+        let facts = EndFacts::of(Some(Modality::Image), &run);
         self.log(|log| log.record(&Record::End { of: self.of(), facts }));
         self.log(|log| log.total(1, run.seconds.total, run.utilisation));
         let reported = self.report();
@@ -433,25 +427,31 @@ impl<'a> Search<'a> {
     /// Draws the best prompts with further seeds, and puts the best picture of all into the folder.
     fn finals(&self, studio: &Studio<'_, Box<dyn Critic>>, run: &Run) -> Result<Best> {
         let outcome = &run.outcome;
-        let (prompt, shot) = (outcome.best.text.clone(), studio.picture(&outcome.best.text)?);
-        let best = Best { prompt, score: studio.score_of(&shot)?, seed: shot.seed };
+        let best = |prompt: String, shot: &Shot| Best { prompt, score: shot.score, seed: Some(shot.seed) };
+        let prompt = outcome.best.text.clone();
+        let first = match studio.picture(&prompt) {
+            // Of a run that was taken up and interrupted nothing is drawn again; its folder has the picture.
+            Err(_) if self.cancelled() => return Ok(Best { prompt, score: outcome.best.score, seed: None }),
+            shot => best(prompt, &shot?),
+        };
         if self.cancelled() || outcome.stopped_by == StoppedBy::Interrupted || self.finals == 0 {
-            return Ok(best);
+            return Ok(first);
         }
         self.display.status(0, &format!("the last {} pictures", self.finals));
-        let prompts: Vec<String> = outcome.pool.iter().map(|candidate| candidate.text.clone()).collect();
-        let last = studio.finals(&prompts, self.finals)?.filter(|last| last.1 > best.score && !self.cancelled());
-        let Some((prompt, score, shot)) = last else { return Ok(best) };
-        let step = outcome.steps.len();
-        let file = self.folder.borrow_mut().step(step, &prompt, &shot.picture, shot.seed)?;
-        let (picture, text) = (file.display().to_string().into(), prompt.as_str().into());
-        self.log(|log| log.record(&Record::Picture { of: self.of(), step, text, score, picture }));
-        Ok(Best { prompt, score, seed: shot.seed })
+        let last = studio.finals(&outcome.pool, self.finals)?;
+        let last = last.filter(|(_, shot)| shot.score > first.score && !self.cancelled());
+        let Some((prompt, shot)) = last else { return Ok(first) };
+        self.put(outcome.steps.len(), &prompt, shot.score, &shot)?;
+        Ok(best(prompt, &shot))
     }
 
     /// A step is done: its best picture goes into the folder.
     fn step(&self, studio: &Studio<'_, Box<dyn Critic>>, step: usize, prompt: &str, score: f32) -> Result<()> {
-        let shot = studio.picture(prompt)?;
+        self.put(step, prompt, score, &studio.picture(prompt)?)
+    }
+
+    /// Puts the best picture so far into the folder and the trace.
+    fn put(&self, step: usize, prompt: &str, score: f32, shot: &Shot) -> Result<()> {
         let file = self.folder.borrow_mut().step(step, prompt, &shot.picture, shot.seed)?;
         let picture = file.display().to_string().into();
         self.log(|log| log.record(&Record::Picture { of: self.of(), step, text: prompt.into(), score, picture }));

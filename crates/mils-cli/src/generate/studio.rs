@@ -2,9 +2,9 @@
 
 use super::judge::{Critic, Verdict};
 use super::renderer::Easel;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use mils_media::RgbImage;
-use mils_optim::{BoxError, Scorer, UnusableReason};
+use mils_optim::{BoxError, Candidate, Scorer, UnusableReason};
 use mils_render::RenderError;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -65,15 +65,15 @@ pub struct Shot {
     pub picture: RgbImage,
     /// Its seed.
     pub seed: u64,
+    /// Its own score, which of a prompt with several is not the prompt's.
+    pub score: f32,
 }
 
 /// What is known of a prompt: by seed the verdict, and its best picture.
 #[derive(Default)]
 struct Judged {
     verdicts: BTreeMap<usize, Verdict>,
-    /// The score of its best picture.
-    top: Option<f32>,
-    /// That picture, while it is wanted.
+    /// Its best picture, while it is wanted.
     shot: Option<Shot>,
     /// Pictures that neither came nor failed.
     left: usize,
@@ -142,35 +142,26 @@ impl<'a, C: Critic> Studio<'a, C> {
     pub fn best_scores(&self, prompts: &[String]) -> Result<Vec<f32>> {
         let score = |judged: Judged| {
             let problem = judged.problem.unwrap_or_default();
-            judged.top.ok_or_else(|| anyhow::anyhow!("a prompt has no picture: {problem}"))
+            let best = judged.verdicts.into_values().map(|verdict| verdict.score).reduce(f32::max);
+            best.ok_or_else(|| anyhow::anyhow!("a prompt has no picture: {problem}"))
         };
         self.draw(prompts, &self.seeds, false)?.into_iter().map(score).collect()
     }
 
-    /// Draws the best prompts, best first, with further seeds, about `count` pictures in all, and gives the best of these
-    /// pictures with its prompt and score; `None` if there is none. The best wording is not yet the best picture.
+    /// Draws the best of prompts, best first, with further seeds, about `count` pictures in all, and gives the best of these
+    /// pictures with its prompt; `None` if there is none. The best wording is not yet the best picture.
     ///
     /// # Errors
     /// If a model or the renderer fails for good.
-    pub fn finals(&self, prompts: &[String], count: usize) -> Result<Option<(String, f32, Shot)>> {
-        let prompts = &prompts[..prompts.len().min(FINALISTS).min(count)];
+    pub fn finals(&self, pool: &[Candidate], count: usize) -> Result<Option<(String, Shot)>> {
+        let prompts: Vec<String> = pool.iter().take(FINALISTS.min(count)).map(|own| own.text.clone()).collect();
         let first = self.seeds.iter().max().map_or(0, |last| last.wrapping_add(1));
         let each = count.div_ceil(prompts.len().max(1)) as u64;
         let seeds: Arc<[u64]> = (0..each).map(|i| first.wrapping_add(i)).collect();
-        let drawn = self.draw(prompts, &seeds, true)?;
-        let shots = prompts.iter().zip(drawn).filter_map(|(prompt, judged)| Some((prompt, judged.top?, judged.shot?)));
+        let drawn = self.draw(&prompts, &seeds, true)?;
+        let shots = prompts.into_iter().zip(drawn).filter_map(|(prompt, judged)| Some((prompt, judged.shot?)));
         // Among equals the better prompt's.
-        let best = shots.reduce(|best, next| if next.1 > best.1 { next } else { best });
-        Ok(best.map(|(prompt, score, shot)| (prompt.clone(), score, shot)))
-    }
-
-    /// The score of one picture.
-    ///
-    /// # Errors
-    /// If a model fails.
-    pub fn score_of(&self, shot: &Shot) -> Result<f32> {
-        let verdicts = self.critic.borrow_mut().verdicts(std::slice::from_ref(&shot.picture))?;
-        verdicts.first().map(|verdict| verdict.score).context("a picture was not judged")
+        Ok(shots.reduce(|best, next| if next.1.score > best.1.score { next } else { best }))
     }
 
     /// Draws prompts to begin with, and gives those that have a picture: the loop may not fail for the others.
@@ -282,9 +273,8 @@ impl<'a, C: Critic> Studio<'a, C> {
             of.verdicts.insert(at, verdict);
             of.left -= 1;
             // The lower seed where several are as good, in whichever order they came.
-            let best = of.top.zip(of.shot.as_ref());
-            if best.is_none_or(|(top, shot)| (score, shot.seed) > (top, seed)) {
-                (of.top, of.shot) = (Some(score), Some(Shot { picture, seed }));
+            if of.shot.as_ref().is_none_or(|best| (score, best.seed) > (best.score, seed)) {
+                of.shot = Some(Shot { picture, seed, score });
             }
         }
         Ok(numbers)

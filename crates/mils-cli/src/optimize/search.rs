@@ -285,15 +285,7 @@ impl Search<'_> {
     /// The trace and the report end, and the best text is written.
     fn end(&self, run: &Run) -> Result<()> {
         let outcome = &run.outcome;
-        let facts = EndFacts {
-            modality: None,
-            caption: outcome.best.text.clone(),
-            score: outcome.best.score,
-            stopped_by: outcome.stopped_by,
-            counts: outcome.counts,
-            seconds: run.seconds,
-            utilisation: run.utilisation,
-        };
+        let facts = EndFacts::of(None, run);
         self.log(|log| log.record(&Record::End { of: self.of(), facts }));
         self.log(|log| log.total(1, run.seconds.total, run.utilisation));
         if let Some(folder) = &*self.folder.borrow() {
